@@ -1,0 +1,168 @@
+"""How this node speaks to the Kubernetes API: which servers, whose CA, which credential.
+
+A credential is shown only to a server that a CA vouches for, and only a CA that the user, the
+kubeconfig or the service account names. The system's CAs do not count, they would vouch for
+anybody. Each thing comes from the highest of: its own setting, the kubeconfig, the service
+account; token and client certificate are one thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from havip.core.config import KubeAccess, Secret, TlsConfig
+from havip.settings.errors import ConfigError, ConfigWarning
+from havip.settings.load import Loaded
+from havip.settings.pem import has_certificate, require_certificate, require_readable
+from havip.settings.values import AUTO
+
+LOCAL_API = "https://127.0.0.1:6443"
+_NAMESPACE = "kube-system"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """What is known of the API servers, enough for `KubeAccess` or not."""
+
+    servers: tuple[str, ...]
+    """Empty: none is known."""
+    tls: TlsConfig
+    token_file: str | None
+    token: Secret | None
+    is_asked_for: bool
+    """The user has written something of it, so that what is missing is worth a warning."""
+
+    @property
+    def has_ca(self) -> bool:
+        return bool(self.tls.ca_file or self.tls.ca_data)
+
+    @property
+    def has_credential(self) -> bool:
+        tls = self.tls
+        return bool(self.token_file or self.token or tls.client_cert_file or tls.client_cert_data)
+
+
+def reach_of(loaded: Loaded) -> Reach:
+    """What the settings, the kubeconfig and the service account say together.
+
+    Raises:
+        ConfigError: a file that is named cannot be read, or a server must not be trusted.
+    """
+    settings, kubeconfig, cluster = loaded.settings, loaded.kubeconfig, loaded.cluster
+    if loaded.is_in_cluster and cluster is None:
+        raise ConfigError(
+            field="k8s.in_cluster",
+            value=True,
+            problem=f"the in-cluster configuration cannot be built: {loaded.why_no_cluster}",
+            remedy="mount one (serviceAccountName, automountServiceAccountToken: true), or set "
+            "in_cluster: false with api_server, token and ca_cert",
+        )
+    if settings.kube_ca_file:
+        require_certificate("kubeCaFile", settings.kube_ca_file)
+    if settings.kube_client_cert_file:
+        require_certificate("kubeClientCertFile", settings.kube_client_cert_file)
+    for name, path in (
+        ("kubeTokenFile", settings.kube_token_file),
+        ("kubeClientKeyFile", settings.kube_client_key_file),
+    ):
+        if path:
+            require_readable(name, path)
+
+    tls = TlsConfig()
+    token, token_file = settings.kube_token, settings.kube_token_file
+    has_own = bool(token or token_file or settings.kube_client_cert_file)
+    server = LOCAL_API if has_own else None
+    if kubeconfig:
+        server, tls = kubeconfig.server, kubeconfig.tls
+        if kubeconfig.is_insecure and not settings.kube_ca_file:
+            raise ConfigError(
+                field="kubeconfigFile",
+                value=settings.kubeconfig_file,
+                problem="has insecure-skip-tls-verify, and a credential goes to no server that "
+                "is not verified",
+                remedy="give it certificate-authority, or set kubeCaFile",
+            )
+        if not has_own:
+            token, token_file = kubeconfig.token, kubeconfig.token_file
+    elif cluster:
+        server = cluster.url
+        ca_file = cluster.ca_file if has_certificate(cluster.ca_file) else None
+        tls = TlsConfig(ca_file=ca_file)
+        if not has_own:
+            token_file = cluster.token_file
+    if settings.kube_ca_file:
+        tls = replace(tls, ca_file=settings.kube_ca_file, ca_data=None)
+    if has_own:
+        tls = replace(
+            tls,
+            client_cert_file=settings.kube_client_cert_file,
+            client_cert_data=None,
+            client_key_file=settings.kube_client_key_file,
+            client_key_data=None,
+        )
+    servers = settings.kube_api_server
+    if servers == (AUTO,):
+        servers = _before_the_vip(server, loaded) if server else ()
+    else:
+        # The name is that of the kubeconfig's own server.
+        tls = replace(tls, server_name=None)
+    return Reach(
+        servers=servers,
+        tls=tls,
+        token_file=token_file,
+        token=token,
+        is_asked_for=any(
+            name in loaded.where for name in ("kubeApiServer", "kubeconfigFile", "kubeCaFile")
+        )
+        or has_own,
+    )
+
+
+def _before_the_vip(server: str, loaded: Loaded) -> tuple[str, ...]:
+    """The server, and before it this node's own if the former is at a VIP of this configuration.
+
+    kubeadm writes the address that all share into every kubeconfig. It leads to whoever holds
+    it, and to nobody while nobody does.
+    """
+    url = urlsplit(server)
+    vips = {
+        str(vip.ip) for router in loaded.routers.values() for vip in router.vip_address_cidr or ()
+    }
+    return (f"https://127.0.0.1:{url.port}", server) if url.hostname in vips else (server,)
+
+
+def access_of(loaded: Loaded, reach: Reach) -> tuple[KubeAccess | None, list[ConfigWarning]]:
+    """The access, or None, with a warning if the user has asked for it."""
+    problem = remedy = field = ""
+    if not reach.servers:
+        return None, []
+    servers = ", ".join(reach.servers)
+    if not reach.has_ca:
+        field = "kubeCaFile"
+        withheld = "the credential is withheld: " if reach.has_credential else ""
+        problem = (
+            f"{servers} cannot be verified; {withheld}havip sends nothing there but anonymous "
+            "probes"
+        )
+        remedy = "name the cluster's CA, such as /etc/kubernetes/pki/ca.crt"
+    elif not reach.has_credential:
+        field = "kubeTokenFile"
+        problem = f"there is no credential for {servers}; the Kubernetes API is not used"
+        remedy = "set it, or kubeconfigFile, or kubeClientCertFile and kubeClientKeyFile"
+    if problem:
+        warning = ConfigWarning(field=field, problem=problem, remedy=remedy)
+        return None, [warning] if reach.is_asked_for else []
+    namespace = loaded.settings.kube_namespace or (
+        loaded.cluster.namespace if loaded.cluster else _NAMESPACE
+    )
+    return (
+        KubeAccess(
+            servers=reach.servers,
+            tls=reach.tls,
+            token_file=reach.token_file,
+            token=reach.token,
+            namespace=namespace,
+        ),
+        [],
+    )

@@ -1,0 +1,301 @@
+"""What single values cannot show: settings that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from itertools import combinations
+
+from havip.core import timers
+from havip.core.config import AllUnhealthy
+from havip.core.lease import JITTER
+from havip.settings.errors import Problem
+from havip.settings.model import Election, RouterSettings, Settings
+from havip.settings.sources import as_text
+
+_ADDRESS_S = timers.OUTLIVES_S + timers.RENEW_S
+"""What an address may outlive its daemon by, and the time to its renewal."""
+LOWEST_PRIORITY_UNDER_HOLD = 16
+"""Below it lie the effective priorities by which unhealthy nodes elect the best of them."""
+
+
+def of_router(router: RouterSettings, given: Collection[str]) -> Iterator[Problem]:
+    """Problems within one virtual router; `given` names the settings that a user wrote."""
+    vips = router.vip_address_cidr or ()
+    if not vips:
+        yield Problem(
+            field="vipAddressCidr",
+            value=None,
+            problem="no VIP is given",
+            remedy="set it to an address with prefix length, such as 192.0.2.10/24 (flag "
+            "--vip-address-cidr, environment HAVIP_VIP_ADDRESS_CIDR)",
+        )
+    if router.vrrp_version == 2 and (ipv6 := [vip for vip in vips if vip.version == 6]):
+        yield Problem(
+            field="vipAddressCidr",
+            value=str(ipv6[0]),
+            problem="VRRPv2 knows IPv4 only (RFC 3768)",
+            remedy="set vrrpVersion: 3",
+        )
+    yield from _advert_interval(router)
+    yield from _authentication(router, given)
+    yield from _peers(router)
+
+
+def _advert_interval(router: RouterSettings) -> Iterator[Problem]:
+    interval_s = router.advert_interval_s
+    problem = remedy = ""
+    if router.vrrp_version == 2:
+        if interval_s != int(interval_s):
+            problem = "VRRPv2 carries whole seconds (RFC 3768 §5.3.7)"
+            remedy = f"set {max(1, round(interval_s))}, or vrrpVersion: 3"
+    elif not 0.01 <= interval_s <= 40.95:
+        problem = "VRRPv3 carries 0.01 to 40.95 seconds (RFC 9568 §5.2.7)"
+        remedy = "set 0.01" if interval_s < 0.01 else "set 40.95 or less"
+    elif abs(interval_s * 100 - round(interval_s * 100)) > 1e-6:
+        problem = "VRRPv3 carries whole hundredths of a second (RFC 9568 §5.2.7)"
+        remedy = f"set {round(interval_s, 2):g}"
+    if problem:
+        yield Problem(
+            field="vrrpAdvertInterval", value=as_text(interval_s), problem=problem, remedy=remedy
+        )
+
+
+def _authentication(router: RouterSettings, given: Collection[str]) -> Iterator[Problem]:
+    if router.vrrp_version == 3 and router.auth_password is not None:
+        yield Problem(
+            field="authPasswordFile" if router.auth_password_file else "authPassword",
+            value="***",
+            problem="VRRPv3 has no passwords (RFC 9568 §9)",
+            remedy="use authHmacKeysFile, or set vrrpVersion: 2",
+        )
+    keys = router.auth_hmac_keys
+    active = router.auth_hmac_active_key
+    if keys is None:
+        for name in (
+            "authHmacMode",
+            "authHmacActiveKey",
+            "authHmacReplay",
+            "authHmacTimeWindow",
+        ):
+            if name in given:
+                yield Problem(
+                    field=name,
+                    value=None,
+                    problem="there are no HMAC keys for it",
+                    remedy="set authHmacKeysFile, or leave it out",
+                )
+    elif active is None and len(keys) > 1:
+        # No rule could choose: nodes restart one by one while keys are exchanged, and one that
+        # signs with a key that the others do not have yet would become a second holder.
+        yield Problem(
+            field="authHmacActiveKey",
+            value=None,
+            problem=f"there are several HMAC keys ({_ids(keys)}), and none is said to sign",
+            remedy="name the one that signs now, here or by a line `active: <id>` in their file",
+        )
+    elif active is not None and active not in keys:
+        yield Problem(
+            field="authHmacActiveKey",
+            value=active,
+            problem=f"there is no HMAC key of that id, only {_ids(keys)}",
+            remedy="name one of them, or add the key",
+        )
+
+
+def of_key_file(router: RouterSettings, active: int, prefix: str) -> Iterator[Problem]:
+    """Problems of a router with a key file that says which key is `active`."""
+    if router.auth_hmac_active_key is not None:
+        yield Problem(
+            field=f"{prefix}authHmacActiveKey",
+            value=router.auth_hmac_active_key,
+            problem=f"is given beside `active: {active}` in {router.auth_hmac_keys_file}",
+            remedy="leave one of them out",
+        )
+
+
+def _peers(router: RouterSettings) -> Iterator[Problem]:
+    vips = router.vip_address_cidr or ()
+    peers = router.listed_peers
+    for peer in peers:
+        if any(peer == vip.ip for vip in vips):
+            yield Problem(
+                field="vrrpUnicastPeers",
+                value=str(peer),
+                problem="is a VIP",
+                remedy="list the other nodes' own addresses",
+            )
+    if not peers or not vips:
+        return
+    for family in (4, 6):
+        has_vip = any(vip.version == family for vip in vips)
+        has_peer = any(peer.version == family for peer in peers)
+        if has_vip != has_peer:
+            missing = "peer" if has_vip else "VIP"
+            there = "VIP" if has_vip else "peer"
+            yield Problem(
+                field="vrrpUnicastPeers",
+                value=as_text(peers),
+                problem=f"there is an IPv{family} {there} and no IPv{family} {missing}",
+                remedy=(
+                    f"add the peers' IPv{family} addresses"
+                    if has_vip
+                    else f"leave the IPv{family} addresses out"
+                ),
+            )
+            return
+
+
+def of_process(settings: Settings) -> Iterator[Problem]:
+    """Problems among the settings that hold for the whole process."""
+    for check, interval_s, timeout_s in (
+        ("checkService", settings.check_service_interval, settings.check_service_timeout),
+        ("checkKubelet", settings.check_kubelet_interval, settings.check_kubelet_timeout),
+        ("checkKubeApi", settings.check_kube_api_interval, settings.check_kube_api_timeout),
+    ):
+        if timeout_s is not None and timeout_s >= interval_s:
+            yield Problem(
+                field=f"{check}Timeout",
+                value=as_text(timeout_s),
+                problem=f"is not less than {check}Interval ({interval_s:g}), so that probes would "
+                "overlap",
+                remedy=f"set less than {interval_s:g}, or leave it out",
+            )
+    for check, is_insecure, ca_file in (
+        ("checkService", settings.check_service_insecure, settings.check_service_ca_file),
+        ("checkKubelet", settings.check_kubelet_insecure, settings.check_kubelet_ca_file),
+    ):
+        if is_insecure and ca_file:
+            yield Problem(
+                field=f"{check}Insecure",
+                value=True,
+                problem=f"contradicts {check}CaFile",
+                remedy="leave one of them out",
+            )
+    for start, certificate, key in (
+        (
+            "checkKubeApi",
+            settings.check_kube_api_client_cert_file,
+            settings.check_kube_api_client_key_file,
+        ),
+        ("kube", settings.kube_client_cert_file, settings.kube_client_key_file),
+    ):
+        if bool(certificate) != bool(key):
+            given, missing = f"{start}ClientCertFile", f"{start}ClientKeyFile"
+            if key:
+                given, missing = missing, given
+            yield Problem(
+                field=given,
+                value=certificate or key,
+                problem="is of no use alone",
+                remedy=f"set {missing} too",
+            )
+    yield from _lease(settings)
+    if settings.metrics_listen and settings.metrics_listen.overlaps(settings.listen):
+        yield Problem(
+            field="metricsListen",
+            value=str(settings.metrics_listen),
+            problem=f"takes the port of listen ({settings.listen}), which serves /metrics already",
+            remedy="choose another port, or leave it out",
+        )
+
+
+def lease_name(router: RouterSettings) -> str:
+    """The Lease's name; virtual routers move apart from one another, so each has its own."""
+    return router.lease_name or f"havip-{router.virtual_router_id}"
+
+
+def _lease(settings: Settings) -> Iterator[Problem]:
+    """Times that contradict one another: client-go refuses the first two as well."""
+    lasts_s, deadline_s = settings.lease_duration, settings.lease_renew_deadline
+    retry_s = settings.lease_retry_period
+    if deadline_s >= lasts_s:
+        yield Problem(
+            field="leaseRenewDeadline",
+            value=as_text(deadline_s),
+            problem=f"is not less than leaseDuration ({lasts_s}), so that another node could hold "
+            "the VIP before this one gave it up",
+            remedy=f"set less than {lasts_s}, such as {2 * lasts_s / 3:.3g}",
+        )
+    if (1 + JITTER) * retry_s >= deadline_s:
+        yield Problem(
+            field="leaseRetryPeriod",
+            value=as_text(retry_s),
+            problem=f"with the jitter of {1 + JITTER} it is not less than leaseRenewDeadline "
+            f"({deadline_s:g}), so that one failed renewal would end the hold",
+            remedy=f"set less than {deadline_s / (1 + JITTER):.3g}",
+        )
+    if retry_s + _ADDRESS_S > lasts_s:
+        yield Problem(
+            field="leaseDuration",
+            value=lasts_s,
+            problem=f"is less than leaseRetryPeriod ({retry_s:g}) and {_ADDRESS_S:g} seconds, for "
+            "so long may an address outlive its daemon",
+            remedy="set more; 5 with leaseRenewDeadline 3 and leaseRetryPeriod 1 is the fastest "
+            "in common use",
+        )
+    if settings.election is Election.LEASE and settings.all_unhealthy is AllUnhealthy.HOLD:
+        yield Problem(
+            field="allUnhealthy",
+            value="hold",
+            problem="a Lease does not say who is the best of the unhealthy: whoever held it would "
+            "keep it although a healthy node is there",
+            remedy="set drop, or election: vrrp",
+        )
+
+
+def of_all(settings: Settings, routers: dict[str, RouterSettings]) -> Iterator[Problem]:
+    """Problems of the routers with one another and with the process, routers by their prefix."""
+    yield from _discovery(settings, routers)
+    for prefix, router in routers.items():
+        if (
+            settings.all_unhealthy is AllUnhealthy.HOLD
+            and router.vrrp_priority < LOWEST_PRIORITY_UNDER_HOLD
+        ):
+            yield Problem(
+                field=f"{prefix}vrrpPriority",
+                value=router.vrrp_priority,
+                problem="with allUnhealthy: hold, priorities below 16 are those of unhealthy nodes",
+                remedy="set 16 or more, or allUnhealthy: drop",
+            )
+    for (_, one), (prefix, other) in combinations(routers.items(), 2):
+        if settings.election is Election.LEASE and lease_name(one) == lease_name(other):
+            yield Problem(
+                field=f"{prefix}leaseName",
+                value=lease_name(other),
+                problem="elects the holder of another virtual router",
+                remedy="give each its own leaseName, or its own virtualRouterId",
+            )
+        taken = {vip.ip for vip in one.vip_address_cidr or ()}
+        for vip in other.vip_address_cidr or ():
+            if vip.ip in taken:
+                yield Problem(
+                    field=f"{prefix}vipAddressCidr",
+                    value=str(vip),
+                    problem="is given in two virtual routers",
+                    remedy="name each VIP once",
+                )
+
+
+def _discovery(settings: Settings, routers: dict[str, RouterSettings]) -> Iterator[Problem]:
+    """Of peers that are to be discovered, one list must say who they are."""
+    service, selector = settings.kube_peers_service, settings.kube_peers_selector
+    if service and selector:
+        yield Problem(
+            field="kubePeersSelector",
+            value=selector,
+            problem=f"is given beside kubePeersService ({service})",
+            remedy="leave one of them out",
+        )
+    prefix = next((prefix for prefix, each in routers.items() if each.discovers_peers), None)
+    if prefix is not None and not (service or selector):
+        yield Problem(
+            field=f"{prefix}vrrpUnicastPeers",
+            value="auto",
+            problem="nothing says which list names the peers",
+            remedy="set kubePeersSelector, such as node-role.kubernetes.io/control-plane, or "
+            "kubePeersService",
+        )
+
+
+def _ids(keys: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(keys)))
