@@ -1,0 +1,337 @@
+"""The Kubernetes API, as far as havip needs it: get, change, watch, and say what is wrong.
+
+By httpx and not by the `kubernetes` package: a few calls with bounded answers do not need its
+tens of megabytes, and they share TLS, credentials and explanations with the probes. The API
+server is trusted with the credential, once TLS has proven it, and with nothing else: whatever it
+answers costs bounded bytes, bounded time, and a few milliseconds of the loop at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from havip import https
+from havip.core.config import KubeAccess, name_to_verify
+from havip.core.events import ProbeResult
+from havip.https import Attempt, BadFileError, Credentials, Outcome
+
+ANSWER_LIMIT = 1 << 19
+"""Bytes of an answer, and of one event of a watch. JSON of this size takes 3 ms to read."""
+_VALUES_LIMIT = 20_000
+"""Values in an answer: half a megabyte of empty lists would take 70 ms to read."""
+_MESSAGE_LIMIT = 200
+_OPENING_S = 10.0
+"""Within which the answer to a watch has to begin."""
+_OVERDUE_S = 5.0
+"""How much longer than asked for a watch may last until it is ended from here."""
+
+_FAILED_SUBCHECK = re.compile(rb"^\[-\]([\w./-]{1,80})", re.MULTILINE)
+_USER = r'User "(?P<user>[\w:.@/-]{1,150})" cannot '
+_NO_PATH = re.compile(_USER + r'(?P<verb>\w+) path "')
+_NO_RESOURCE = re.compile(
+    _USER
+    + r'(?P<verb>\w+) resource "(?P<resource>[\w./-]{1,80})" in API group "(?P<group>[\w.-]*)"'
+    r'(?: in the namespace "(?P<namespace>[\w-]{1,63})")?'
+)
+
+
+class KubeError(Exception):
+    """The API server cannot be asked, or does not do it."""
+
+    def __init__(self, result: ProbeResult, detail: str, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.result = result
+        """Why, in the words of a probe."""
+        self.detail = detail
+        """For people, with a remedy and without a credential."""
+        self.status = status
+        """The HTTP status, where there is one: 404 is not there, 409 somebody was faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    body: bytes | None = None
+    content_type: str = ""
+
+
+class KubeApi:
+    """Asks the servers of one cluster, each call on a connection of its own.
+
+    A call begins with the server that answered last. If that one cannot be reached, the next
+    gets what is left of the time; a change that may have reached a server is not sent again.
+    All calls raise KubeError, and nothing else for what the network or a file does.
+    """
+
+    def __init__(self, access: KubeAccess) -> None:
+        # The system's CAs would vouch for anybody.
+        assert access.tls.verify and (access.tls.ca_file or access.tls.ca_data)
+        self._access = access
+        self._credentials = Credentials(
+            access.tls, token_file=access.token_file, token=access.token, ca_setting="kubeCaFile"
+        )
+        self._preferred = 0
+        self._open: set[Attempt] = set()
+
+    async def get(self, path: str, *, timeout_s: float) -> dict[str, Any]:
+        """The object at a path, such as `/api/v1/nodes/node-a`; queries are part of the path."""
+        return await self._call(_Request("GET", path), timeout_s)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        """Change something; what the server answers.
+
+        Args:
+            method: POST, PUT, PATCH or DELETE.
+            content_type: of a PATCH, such as `application/merge-patch+json`.
+        """
+        content = json.dumps(body).encode()
+        return await self._call(_Request(method, path, content, content_type), timeout_s)
+
+    async def watch(self, path: str, *, timeout_s: float) -> AsyncGenerator[dict[str, Any]]:
+        """The events `{"type": …, "object": …}` of a list's path, until the watch ends.
+
+        It ends after `timeout_s` at the latest, so that a connection that died in silence does
+        not deceive for longer; the caller then lists anew, or goes on from a resourceVersion. An
+        event of type ERROR is raised, with its code as status (410: list anew). Whoever stops
+        early closes the generator (`contextlib.aclosing`).
+        """
+        loop = asyncio.get_running_loop()
+        joint = "&" if "?" in path else "?"
+        path = f"{path}{joint}watch=1&timeoutSeconds={max(1, int(timeout_s))}"
+        deadline = loop.time() + timeout_s + _OVERDUE_S
+        async with AsyncExitStack() as stack:
+            opening_at = min(deadline, loop.time() + _OPENING_S)
+            request = _Request("GET", path)
+            response, attempt = await self._ask(stack, request, opening_at)
+            if not response.is_success:
+                body = await self._read(response, attempt, opening_at)
+                raise self._refused(response.status_code, body, request)
+            pieces = https.pieces(response)
+            line = bytearray()
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline) as timer:
+                        piece = await anext(pieces)
+                except StopAsyncIteration:
+                    return
+                except Exception as error:
+                    if timer.expired():
+                        return
+                    raise self._failed(*attempt.explain(error, self._credentials)) from None
+                begin = len(line)
+                line += piece
+                while (end := line.find(b"\n", begin)) >= 0:
+                    yield self._event(bytes(line[:end]))
+                    del line[: end + 1]
+                    begin = 0
+                if len(line) > ANSWER_LIMIT:
+                    raise self._failed(
+                        ProbeResult.MALFORMED, f"an event is longer than {ANSWER_LIMIT} bytes"
+                    )
+
+    async def close(self) -> None:
+        """End the calls and watches under way, which then fail."""
+        for attempt in list(self._open):
+            if attempt.stream is not None:
+                await attempt.stream.aclose()
+
+    async def _call(self, request: _Request, timeout_s: float) -> dict[str, Any]:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with AsyncExitStack() as stack:
+            response, attempt = await self._ask(stack, request, deadline)
+            answer = await self._read(response, attempt, deadline)
+        if not response.is_success:
+            raise self._refused(response.status_code, answer, request)
+        return self._object(answer)
+
+    async def _ask(
+        self, stack: AsyncExitStack, request: _Request, deadline: float
+    ) -> tuple[httpx.Response, Attempt]:
+        """The answer of the first server that gives one, its body still to be read."""
+        loop = asyncio.get_running_loop()
+        headers = await self._headers(deadline)
+        if request.body is not None:
+            headers["Content-Type"] = request.content_type
+        servers = self._access.servers
+        first = self._preferred
+        failures: list[Outcome] = []
+        for step in range(len(servers)):
+            index = (first + step) % len(servers)
+            url = urlsplit(servers[index])
+            host, port = url.hostname or "", url.port or 443
+            name = name_to_verify(self._access.tls, servers[index])
+            attempt = Attempt(host, port, is_https=True, server_name=name)
+            attempt.if_refused = "start the API server, or correct kubeApiServer"
+            sent = httpx.Request(
+                request.method, servers[index] + request.path, headers=headers, content=request.body
+            )
+            share_s = max(0.0, deadline - loop.time()) / (len(servers) - step)
+            self._open.add(attempt)
+            stack.callback(self._open.discard, attempt)
+            try:
+                async with asyncio.timeout(share_s) as timer:
+                    response = await stack.enter_async_context(
+                        https.exchange(sent, self._credentials.context, attempt, name)
+                    )
+            except Exception as error:
+                failures.append(
+                    attempt.explain_timeout(round(share_s, 1))
+                    if timer.expired()
+                    else attempt.explain(error, self._credentials)
+                )
+                if attempt.is_sent and request.method != "GET":
+                    self._preferred = (index + 1) % len(servers)
+                    break
+                continue
+            # One that answers, but cannot do its work, is not asked first the next time.
+            self._preferred = (index + (response.status_code >= 500)) % len(servers)
+            return response, attempt
+        raise self._failed(failures[-1][0], "; ".join(detail for _, detail in failures))
+
+    async def _headers(self, deadline: float) -> dict[str, str]:
+        """Those of every request, with the credential as it now is."""
+        credentials = self._credentials
+        headers = {**https.HEADERS, "Accept": "application/json"}
+        try:
+            async with asyncio.timeout_at(deadline):
+                await credentials.refresh()
+                if credentials.withheld:
+                    raise KubeError(ProbeResult.FAILED, credentials.withheld)
+                if token := await credentials.token():
+                    headers["Authorization"] = f"Bearer {token}"
+        except BadFileError as error:
+            raise self._failed(ProbeResult.FAILED, str(error)) from None
+        except TimeoutError:
+            raise self._failed(
+                ProbeResult.TIMED_OUT, "the files of the credential cannot be read in time"
+            ) from None
+        return headers
+
+    async def _read(self, response: httpx.Response, attempt: Attempt, deadline: float) -> bytes:
+        started_at = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(deadline) as timer:
+                body, is_whole = await https.read(response, ANSWER_LIMIT)
+        except Exception as error:
+            outcome = (
+                attempt.explain_timeout(round(deadline - started_at, 1))
+                if timer.expired()
+                else attempt.explain(error, self._credentials)
+            )
+            raise self._failed(*outcome) from None
+        if not is_whole:
+            raise self._failed(
+                ProbeResult.MALFORMED,
+                f"the answer of {attempt.where} is longer than {ANSWER_LIMIT} bytes",
+            )
+        return body
+
+    def _event(self, line: bytes) -> dict[str, Any]:
+        event = self._object(line)
+        content = event.get("object")
+        if not isinstance(event.get("type"), str) or not isinstance(content, dict):
+            raise self._failed(ProbeResult.MALFORMED, "an event of the watch is none")
+        if event["type"] == "ERROR":
+            code = content.get("code")
+            status = code if isinstance(code, int) else 500
+            detail = f"the watch ended: {status} {_clean(content.get('message'))}"
+            raise KubeError(ProbeResult.WRONG_STATUS, self._credentials.shown(detail), status)
+        return event
+
+    def _object(self, body: bytes) -> dict[str, Any]:
+        found: object = None
+        if sum(map(body.count, (b",", b"[", b"{"))) <= _VALUES_LIMIT:
+            with suppress(ValueError, RecursionError):
+                found = json.loads(body)
+        if not isinstance(found, dict):
+            raise self._failed(
+                ProbeResult.MALFORMED,
+                "the answer is no JSON object of a sensible size: is it an API server's?",
+            )
+        return found
+
+    def _refused(self, status: int, body: bytes, request: _Request) -> KubeError:
+        path = request.path.partition("?")[0]
+        result, detail = judge(status, body, self._credentials, request.method, path)
+        return KubeError(result, self._credentials.shown(detail), status)
+
+    def _failed(self, result: ProbeResult, detail: str) -> KubeError:
+        return KubeError(result, self._credentials.shown(detail))
+
+
+def judge(status: int, body: bytes, credentials: Credentials, method: str, path: str) -> Outcome:
+    """What a status that is not the wanted one means, and what to do about it."""
+    if status == 401:
+        return ProbeResult.UNAUTHORIZED, credentials.explain_unauthorized()
+    if status == 403:
+        return ProbeResult.FORBIDDEN, _explain_forbidden(body, credentials, method, path)
+    if 300 <= status <= 399:
+        return (
+            ProbeResult.WRONG_STATUS,
+            f"HTTP {status}: redirects are not followed: ask the address it leads to",
+        )
+    failed = [name.decode() for name in _FAILED_SUBCHECK.findall(body)][:5]
+    said = f"failed {', '.join(failed)}" if failed else _message(body)
+    return ProbeResult.WRONG_STATUS, f"HTTP {status}" + (f": {said}" if said else "")
+
+
+def _explain_forbidden(body: bytes, credentials: Credentials, method: str, path: str) -> str:
+    """Which rule is missing: as the API server says, else as the token says whose it is."""
+    message = _message(body, limit=1000)
+    if found := _NO_RESOURCE.search(message):
+        user, verb, group = found["user"], found["verb"], found["group"]
+        resource, _, subresource = found["resource"].partition("/")
+        namespace = found["namespace"]
+        kind = f"{resource}.{group}" if group else resource
+        where = f" in namespace {namespace}" if namespace else ""
+        rule = f'apiGroups ["{group}"], resources ["{found["resource"]}"], verbs ["{verb}"]'
+        question = f"{verb} {kind}"
+        question += f" --subresource={subresource}" if subresource else ""
+        question += f" --namespace={namespace}" if namespace else ""
+        what = f"{verb} {kind}" + (f"/{subresource}" if subresource else "") + where
+    else:
+        by_server = _NO_PATH.search(message)
+        user = by_server["user"] if by_server else credentials.account()
+        verb = by_server["verb"] if by_server else method.lower()
+        what = question = f"{verb} {path}"
+        rule = f'nonResourceURLs ["{path}"], verbs ["{verb}"]'
+    if not credentials.are_given or credentials.withheld or user == "system:anonymous":
+        return "HTTP 403: anonymous requests may not read this path: allow it, or give a token"
+    if not user:
+        return f"HTTP 403: the account may not {what}: allow it by an RBAC rule {rule}"
+    return (
+        f"HTTP 403: {user} may not {what}: allow it by an RBAC rule {rule}; "
+        f"see kubectl auth can-i {question} --as={user}"
+    )
+
+
+def _message(body: bytes, limit: int = _MESSAGE_LIMIT) -> str:
+    """The message of a Status object, or nothing."""
+    try:
+        status = json.loads(body[:4096])
+    except (ValueError, RecursionError):
+        return ""
+    return _clean(status.get("message"), limit) if isinstance(status, dict) else ""
+
+
+def _clean(message: object, limit: int = _MESSAGE_LIMIT) -> str:
+    text = message if isinstance(message, str) else ""
+    return "".join(c if c.isprintable() else " " for c in text[:limit]).strip()
