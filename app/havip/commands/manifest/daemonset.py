@@ -1,0 +1,253 @@
+"""The objects of the chart as a DaemonSet, for whoever has no Helm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from havip.commands.manifest.document import Document, secret_steps
+from havip.commands.manifest.places import ARCHIVE
+from havip.commands.manifest.plan import (
+    CONFIG_DIRECTORY,
+    VERSION,
+    Plan,
+    is_of_service_account,
+    no_state,
+    of_all_nodes,
+    refuse,
+)
+from havip.commands.manifest.pod import (
+    CONTROL_PLANE_AFFINITY,
+    CONTROL_PLANE_TOLERATIONS,
+    MASTER_TOLERATIONS,
+    TOLERATIONS,
+    Object,
+    common_spec,
+    container,
+    directories,
+    directory_mounts,
+    environment,
+    file_volumes,
+    pod_labels,
+    read_at_start,
+    selector,
+)
+from havip.commands.manifest.text import comment, to_yaml
+from havip.settings.errors import Problem
+from havip.settings.model import Election
+from havip.settings.sources import as_text, name_of
+from havip.settings.values import AUTO
+
+
+def daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Document:
+    """Service account, its rights, settings and DaemonSet.
+
+    Args:
+        secret: name of the Secret with keys and passwords, if the settings name files of them.
+
+    Raises:
+        ConfigError: the settings need something that pods that are alike cannot have.
+    """
+    refuse([*of_all_nodes(plan), *no_state(plan), *_no_lease(plan), *_nested(plan)])
+    apply = f"kubectl apply --filename {plan.name}.yaml"
+    steps = (
+        f"the image: on each node, ctr --namespace k8s.io images import {ARCHIVE}",
+        *secret_steps(plan, secret),
+        f"this file: {apply}",
+    )
+    head = (
+        "Made by `havip manifest daemonset`; to change it, make it anew.",
+        *(f"  {step}" for step in steps),
+    )
+    objects = (
+        _service_account(plan),
+        *_rights(plan),
+        _config_map(plan),
+        _daemonset(plan, secret=secret, on_control_plane=on_control_plane),
+    )
+    return Document(text=comment(head) + to_yaml(*objects), steps=steps)
+
+
+def native(plan: Plan) -> dict[str, Any]:
+    """The settings by their names in a file, with values as one would write them there."""
+    return {
+        name_of(attribute): value
+        if isinstance(value, bool | int | float | dict)
+        else [dict(entry) for entry in value]
+        if attribute == "virtual_routers"
+        else as_text(value)
+        for attribute, value in plan.given.items()
+    }
+
+
+def _no_lease(plan: Plan) -> Iterator[Problem]:
+    if plan.settings.election is Election.LEASE:
+        yield Problem(
+            field="election",
+            value=plan.settings.election.value,
+            problem="needs rights that this manifest does not give to its service account",
+            remedy="use the chart, or `havip manifest helmchart`",
+        )
+
+
+def _nested(plan: Plan) -> list[Problem]:
+    """A volume cannot be mounted within another one that is read-only."""
+    return [
+        Problem(
+            field=name_of(attribute),
+            value=path,
+            problem=f"lies in {CONFIG_DIRECTORY}, where the pod has its settings",
+            remedy=f"name it under /var/run/secrets/havip/, such as /var/run/secrets/havip/"
+            f"{PurePosixPath(path).name}",
+        )
+        for attribute, path in (
+            *plan.other_files.items(),
+            *((attribute, path) for path, attribute in plan.secret_files.items()),
+        )
+        if CONFIG_DIRECTORY in PurePosixPath(path).parents
+    ]
+
+
+def _metadata(plan: Plan, name: str | None = None) -> Object:
+    labels = {**pod_labels(plan), "app.kubernetes.io/version": VERSION}
+    if name:
+        return {"name": name, "labels": labels}
+    return {"name": plan.name, "namespace": plan.namespace, "labels": labels}
+
+
+def _service_account(plan: Plan) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": _metadata(plan),
+        # The pods that need a token ask for it.
+        "automountServiceAccountToken": False,
+    }
+
+
+def _rights(plan: Plan) -> tuple[Object, Object]:
+    """Nothing but the API server's health."""
+    api = "rbac.authorization.k8s.io"
+    # What no namespace holds: the colon, which no other name can have, keeps them apart.
+    name = f"{plan.namespace}:{plan.name}"
+    role = {
+        "apiVersion": f"{api}/v1",
+        "kind": "ClusterRole",
+        "metadata": _metadata(plan, name),
+        "rules": [{"nonResourceURLs": ["/healthz", "/livez", "/readyz"], "verbs": ["get"]}],
+    }
+    binding = {
+        "apiVersion": f"{api}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": _metadata(plan, name),
+        "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+        "subjects": [
+            {"kind": "ServiceAccount", "name": plan.name, "namespace": plan.namespace},
+        ],
+    }
+    return role, binding
+
+
+def _needs_token(plan: Plan) -> bool:
+    """The token goes into the pod only if the API check has a use for it."""
+    settings = plan.settings
+    files = (settings.check_kube_api_token_file, settings.check_kube_api_ca_file)
+    return settings.check_kube_api and (
+        settings.check_kube_api_url == AUTO
+        or any(path and is_of_service_account(path) for path in files)
+    )
+
+
+def _config_map(plan: Plan) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(plan),
+        "data": {"config.yaml": to_yaml(native(plan))},
+    }
+
+
+def _daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
+    metadata = _metadata(plan)
+    metadata["annotations"] = _taken(plan)
+    template = {
+        "metadata": {
+            "labels": pod_labels(plan),
+            "annotations": {"checksum/read-at-start": read_at_start(plan)},
+        },
+        "spec": _spec(plan, secret=secret, on_control_plane=on_control_plane),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": metadata,
+        "spec": {
+            "selector": {"matchLabels": selector(plan)},
+            "minReadySeconds": 5,
+            "revisionHistoryLimit": 3,
+            "updateStrategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0},
+            },
+            "template": template,
+        },
+    }
+
+
+def _spec(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
+    volumes, mounts = file_volumes(plan)
+    config = {"name": "config", "mountPath": str(CONFIG_DIRECTORY), "readOnly": True}
+    placement: Object = {"tolerations": TOLERATIONS}
+    if on_control_plane:
+        placement = {
+            "affinity": CONTROL_PLANE_AFFINITY,
+            "tolerations": [*CONTROL_PLANE_TOLERATIONS, *MASTER_TOLERATIONS],
+        }
+    return {
+        **common_spec(plan),
+        "dnsPolicy": "ClusterFirstWithHostNet",
+        "serviceAccountName": plan.name,
+        "automountServiceAccountToken": _needs_token(plan),
+        "priorityClassName": "system-cluster-critical",
+        **placement,
+        "containers": [
+            container(plan, environment(plan), [config, *directory_mounts(plan), *mounts])
+        ],
+        "volumes": [
+            {"name": "config", "configMap": {"name": plan.name}},
+            *(
+                {
+                    "name": name,
+                    "secret": {
+                        "secretName": secret,
+                        "defaultMode": 0o400,
+                        "items": [
+                            {"key": path.name, "path": path.name}
+                            for path in sorted(map(PurePosixPath, plan.secret_files))
+                            if path.parent == directory
+                        ],
+                    },
+                }
+                for name, directory in directories(plan)
+            ),
+            *volumes,
+        ],
+    }
+
+
+def _taken(plan: Plan) -> dict[str, str]:
+    """What it takes, for the chart to see before it installs another one."""
+    routers = [
+        {
+            "id": router.virtual_router_id,
+            "interface": router.vrrp_interface_name or "",
+            "addresses": [str(vip.ip) for vip in router.vip_address_cidr or ()],
+        }
+        for router in plan.routers
+    ]
+    return {
+        "havip/port": str(plan.listen.port),
+        "havip/virtual-routers": json.dumps(routers, separators=(",", ":"), sort_keys=True),
+    }

@@ -1,0 +1,78 @@
+"""Where the distributions of Kubernetes look for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+from havip.commands.manifest.plan import VERSION
+from havip.settings import Settings
+from havip.settings.errors import ConfigWarning
+
+_API_PORT: Final = 6443
+
+ARCHIVE: Final = f"havip-{VERSION}-*.tar"
+"""Of the image, for whichever architecture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    static_pods: str
+    """Directory from which the kubelet starts pods without being told by the API server."""
+    import_image: str
+    kubeconfig: str
+    """Of an administrator, on each node of the control plane."""
+    certificate: str
+    """How the certificate of the API server comes to name the VIP."""
+    manifests: str | None = None
+    """Directory from which objects are applied, where there is one."""
+    init_kubeconfig: str | None = None
+    """The one that has its rights before the cluster is set up."""
+    lets_everybody_ask: bool = False
+    """Whether the API server tells its health to whoever shows no credential."""
+
+    def warnings(self, settings: Settings) -> Iterator[ConfigWarning]:
+        """What it makes of checks that would be right elsewhere."""
+        if self.lets_everybody_ask:
+            return
+        url = settings.check_service_url or ""
+        accepts_401 = any(
+            low <= HTTPStatus.UNAUTHORIZED <= high
+            for low, high in settings.check_service_expected_status
+        )
+        if url.startswith("https:") and urlsplit(url).port == _API_PORT and not accepts_401:
+            yield ConfigWarning(
+                field="checkServiceExpectedStatus",
+                problem="this API server answers 401 to a probe without a credential",
+                remedy="count that as an answer: --check-service-expected-status 200-299,401",
+            )
+
+
+DISTRIBUTIONS: Final = {
+    "kubeadm": Distribution(
+        static_pods="/etc/kubernetes/manifests",
+        import_image=f"ctr --namespace k8s.io images import {ARCHIVE}",
+        kubeconfig="/etc/kubernetes/admin.conf",
+        init_kubeconfig="/etc/kubernetes/super-admin.conf",
+        certificate="controlPlaneEndpoint, or apiServer.certSANs",
+        lets_everybody_ask=True,
+    ),
+    "k3s": Distribution(
+        static_pods="/var/lib/rancher/k3s/agent/pod-manifests",
+        import_image=f"cp {ARCHIVE} /var/lib/rancher/k3s/agent/images/",
+        kubeconfig="/etc/rancher/k3s/k3s.yaml",
+        certificate="tls-san",
+        manifests="/var/lib/rancher/k3s/server/manifests",
+    ),
+    "rke2": Distribution(
+        static_pods="/var/lib/rancher/rke2/agent/pod-manifests",
+        import_image=f"cp {ARCHIVE} /var/lib/rancher/rke2/agent/images/",
+        kubeconfig="/etc/rancher/rke2/rke2.yaml",
+        certificate="tls-san",
+        manifests="/var/lib/rancher/rke2/server/manifests",
+    ),
+}
+HELM_DISTRIBUTIONS: Final = tuple(name for name, each in DISTRIBUTIONS.items() if each.manifests)

@@ -1,0 +1,190 @@
+"""The pod, the same as the chart's: chart/templates/_pod.tpl has the reasons.
+
+tests/chart/test_manifest_equals_chart.py holds the two together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from ipaddress import ip_address
+from pathlib import PurePosixPath
+from typing import Any
+
+from havip.commands.manifest.plan import Plan, is_of_service_account
+
+Object = dict[str, Any]
+
+CONTROL_PLANE_TOLERATIONS = [
+    # What a node is before its CNI and its cloud provider have come.
+    {"key": "node.kubernetes.io/not-ready", "operator": "Exists"},
+    {"key": "node.kubernetes.io/network-unavailable", "operator": "Exists"},
+    {"key": "node.cloudprovider.kubernetes.io/uninitialized", "operator": "Exists"},
+    {"key": "CriticalAddonsOnly", "operator": "Exists"},
+]
+MASTER_TOLERATIONS = [
+    {"key": f"node-role.kubernetes.io/{role}", "operator": "Exists"}
+    for role in ("control-plane", "master", "controlplane", "etcd")
+]
+TOLERATIONS = [
+    {
+        "key": f"node.kubernetes.io/{what}",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 15,
+    }
+    for what in ("unreachable", "not-ready")
+]
+# The label's value differs among distributions.
+CONTROL_PLANE_AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {
+                    "matchExpressions": [
+                        {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}
+                    ]
+                }
+            ]
+        }
+    }
+}
+
+
+def selector(plan: Plan) -> dict[str, str]:
+    """The labels by which a workload knows its pods."""
+    return {"app.kubernetes.io/name": "havip", "app.kubernetes.io/instance": plan.name}
+
+
+def pod_labels(plan: Plan) -> dict[str, str]:
+    return {**selector(plan), "app.kubernetes.io/part-of": "havip"}
+
+
+def read_at_start(plan: Plan) -> str:
+    """Differs once a running pod does not follow a change: that needs another pod."""
+    settings = plan.settings
+    text = f"debug: {str(settings.debug).lower()}\nlogFormat: {settings.log_format}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def common_spec(plan: Plan) -> Object:
+    """What holds for every pod, whoever starts it."""
+    return {
+        "hostNetwork": True,
+        "enableServiceLinks": False,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": plan.grace_period_s,
+    }
+
+
+def container(plan: Plan, env: Iterable[Object], mounts: Iterable[Object]) -> Object:
+    """The one container."""
+    made: Object = {
+        "name": "havip",
+        "image": str(plan.pod.image),
+        "imagePullPolicy": plan.pod.pull_policy,
+        "args": ["run"],
+        "env": [*env],
+    }
+    if port := metrics_port(plan):
+        made["ports"] = [
+            {"name": "metrics", "containerPort": port, "hostPort": port, "protocol": "TCP"}
+        ]
+    capabilities = ["NET_ADMIN", "NET_RAW"]
+    if plan.pod.realtime:
+        capabilities.append("SYS_NICE")
+    return made | {
+        "startupProbe": {
+            **_http_get(plan, "/healthz"),
+            "periodSeconds": 1,
+            "timeoutSeconds": 3,
+            "failureThreshold": 60,
+        },
+        "livenessProbe": {
+            **_http_get(plan, "/healthz"),
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+        "readinessProbe": {
+            **_http_get(plan, "/readyz"),
+            "periodSeconds": 5,
+            "timeoutSeconds": 3,
+            "failureThreshold": 2,
+        },
+        "resources": plan.pod.resources,
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsNonRoot": False,
+            "privileged": False,
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"], "add": capabilities},
+        },
+        "volumeMounts": [*mounts],
+    }
+
+
+def environment(plan: Plan) -> list[Object]:
+    """The variables that the kubelet fills in."""
+    variables: list[Object] = [
+        {
+            "name": "HAVIP_NODE_NAME",
+            "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
+        }
+    ]
+    if plan.pod.metrics and _is_on_loopback(plan):
+        port = plan.listen.port
+        variables += (
+            {"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+            {"name": "HAVIP_METRICS_LISTEN", "value": f"[$(HOST_IP)]:{port}"},
+        )
+    return variables
+
+
+def metrics_port(plan: Plan) -> int | None:
+    """Port of the metrics on an address that others reach."""
+    is_reached = plan.pod.metrics or not _is_on_loopback(plan)
+    return plan.listen.port if is_reached else None
+
+
+def _is_on_loopback(plan: Plan) -> bool:
+    return ip_address(plan.listen.host).is_loopback
+
+
+def directories(plan: Plan) -> list[tuple[str, PurePosixPath]]:
+    """The directories of keys and passwords, each with the name of its volume."""
+    found = sorted({PurePosixPath(path).parent for path in plan.secret_files})
+    return [
+        (f"auth-{number}" if number > 1 else "auth", directory)
+        for number, directory in enumerate(found, start=1)
+    ]
+
+
+def directory_mounts(plan: Plan) -> list[Object]:
+    return [
+        {"name": name, "mountPath": str(directory), "readOnly": True}
+        for name, directory in directories(plan)
+    ]
+
+
+def file_volumes(plan: Plan) -> tuple[list[Object], list[Object]]:
+    """Volumes and mounts of the node's other files, each alone: beside them lie keys."""
+    volumes: list[Object] = []
+    mounts: list[Object] = []
+    mounted = {directory for _, directory in directories(plan)}
+    seen: set[str] = set()
+    for attribute, path in plan.other_files.items():
+        if path in seen or is_of_service_account(path):
+            continue
+        seen.add(path)
+        if mounted.isdisjoint(PurePosixPath(path).parents):
+            name = attribute.replace("_", "-")
+            volumes.append({"name": name, "hostPath": {"path": path, "type": "File"}})
+            mounts.append({"name": name, "mountPath": path, "readOnly": True})
+    return volumes, mounts
+
+
+def _http_get(plan: Plan, path: str) -> Object:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.listen.host, plan.listen.host)  # noqa: S104
+    return {"httpGet": {"host": host, "port": plan.listen.port, "path": path}}

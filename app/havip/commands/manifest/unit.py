@@ -1,0 +1,134 @@
+"""A unit for systemd, which starts havip before the kubelet and may do little beside."""
+
+from __future__ import annotations
+
+from havip.commands.manifest.document import Document, key_steps
+from havip.commands.manifest.plan import (
+    Plan,
+    no_service_account,
+    refuse,
+    texts,
+    without_overrides,
+)
+from havip.commands.manifest.text import comment
+from havip.sense.threads import LOOP_PRIORITY
+
+_HOMES = ("/home/", "/root/", "/run/user/")
+_WATCHDOG_S = 10
+"""By then the address has long left the node by itself."""
+
+_UNIT = """\
+[Unit]
+Description=havip, the virtual IP {vips}
+Wants=network-online.target
+After=network-online.target
+# What is behind the VIP, or needs it, comes later.
+Before=kubelet.service k3s.service k3s-agent.service rke2-server.service rke2-agent.service
+# An interface that is late is no reason to give up.
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart={program} run
+ExecReload=/bin/kill -HUP $MAINPID
+{environment}
+Restart=always
+RestartSec=2
+# A leaver waits for its successor.
+TimeoutStopSec={grace_s}
+# The kernel takes the VIP from a hung daemon after 3 s; this starts a new one. A stopped process
+# takes no other signal.
+WatchdogSec={watchdog_s}
+WatchdogSignal=SIGKILL
+OOMScoreAdjust=-900
+MemoryMax=128M
+# Adverts must not wait behind other work; with this, that needs no capability.
+LimitRTPRIO={rtprio}
+LimitCORE=0
+UMask=0077
+
+# Root, since the files of keys are root's; and of root nothing but these.
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
+AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_PACKET AF_UNIX
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallFilter=sched_setscheduler
+SystemCallErrorNumber=EPERM
+MemoryDenyWriteExecute=yes
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+KeyringMode=private
+ProtectSystem=strict
+StateDirectory=havip
+ProtectHome={protect_home}
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateIPC=yes
+PrivateMounts=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def unit(plan: Plan, program: str) -> Document:
+    """The unit file.
+
+    Args:
+        program: path of `havip` on the hosts.
+
+    Raises:
+        ConfigError: the settings need something that a host does not have.
+    """
+    plan = without_overrides(plan)
+    refuse(no_service_account(plan))
+    file = f"/etc/systemd/system/{plan.name}.service"
+    steps = (
+        f"havip: {program}",
+        *key_steps(plan),
+        f"this file: {file}",
+        f"then: systemctl daemon-reload && systemctl enable --now {plan.name}",
+    )
+    head = (
+        "Made by `havip manifest systemd`; to change it, make it anew.",
+        "On each node, in this order:",
+        *(f"  {step}" for step in steps),
+    )
+    vips = (str(vip.ip) for router in plan.routers for vip in router.vip_address_cidr or ())
+    files = (program, *plan.secret_files, *plan.other_files.values())
+    text = _UNIT.format(
+        vips=" ".join(vips),
+        program=_quoted(program),
+        environment="\n".join(
+            f"Environment={_quoted(f'{name}={text}')}" for name, text in texts(plan).items()
+        ),
+        grace_s=plan.grace_period_s,
+        watchdog_s=_WATCHDOG_S,
+        rtprio=LOOP_PRIORITY,
+        # The program, or a kubeconfig, may lie there.
+        protect_home="read-only" if any(map(_is_at_home, files)) else "yes",
+    )
+    return Document(text=comment(head) + text, steps=steps, mode=0o644)
+
+
+def _is_at_home(path: str) -> bool:
+    return path.startswith(_HOMES)
+
+
+def _quoted(text: str) -> str:
+    """As systemd reads one word (systemd.syntax(7)); % begins a specifier."""
+    if text.isascii() and all(c.isalnum() or c in "_-./:=,@+" for c in text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
