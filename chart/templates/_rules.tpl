@@ -1,0 +1,81 @@
+{{/*
+The alerts. `job` keeps releases apart; a virtual router is its VRID, since the interface's name, of
+which the label `router` has the rest, may differ between nodes.
+*/}}
+{{- define "havip.alerts" -}}
+{{- $who := printf "%s/%s" .Release.Namespace (include "havip.fullname" .) -}}
+{{- $job := default $who .Values.metrics.prometheusRule.job -}}
+{{- $of := printf "{job=%q}" $job -}}
+{{- $holders := printf "sum by (vrid) (label_replace(havip_router_holding%s, \"vrid\", \"$1\", \"router\", \".*/(.*)\"))" $of -}}
+{{- $fit := printf "sum by (vrid) (label_replace(havip_router_may_hold%s, \"vrid\", \"$1\", \"router\", \".*/(.*)\"))" $of -}}
+noHolder:
+  alert: HavipNoHolder
+  expr: {{ printf "%s == 0 or absent(havip_router_holding%s)" $holders $of | quote }}
+  for: 1m
+  severity: critical
+  summary: {{ printf "%s: nobody holds the virtual IP%s." $who `{{ with $labels.vrid }} of VRID {{ . }}{{ end }}` | quote }}
+  description: >-
+    No node has the address, or no pod answers Prometheus. `havip status` in each pod says what
+    keeps its node from holding.
+twoHolders:
+  alert: HavipTwoHolders
+  expr: {{ printf "%s > 1" $holders | quote }}
+  for: 2m
+  severity: critical
+  summary: {{ printf "%s: %s." $who `{{ $value }} nodes hold the virtual IP of VRID {{ $labels.vrid }}` | quote }}
+  description: >-
+    The nodes do not hear each other: look for a filter of protocol 112 between them, for keys or
+    versions that differ, and with `havip watch` for what is on the wire.
+flapping:
+  alert: HavipFlapping
+  expr: {{ printf "sum by (vrid) (label_replace(increase(havip_moves_total{job=%q, state=\"active\"}[15m]), \"vrid\", \"$1\", \"router\", \".*/(.*)\")) > 4" $job | quote }}
+  for: 0m
+  severity: warning
+  summary: {{ printf "%s: %s." $who `the virtual IP of VRID {{ $labels.vrid }} has moved {{ $value | humanize }} times in 15 minutes` | quote }}
+  description: >-
+    The label `reason` of havip_moves_total says why. Each move ends the connections of its clients.
+checkFailing:
+  alert: HavipCheckFailing
+  expr: {{ printf "havip_check_healthy%s == 0" $of | quote }}
+  for: 5m
+  severity: warning
+  summary: {{ printf "%s: %s." $who `the {{ $labels.check }} check fails on {{ $labels.node }}` | quote }}
+  description: >-
+    As long as it does, the node does not hold the virtual IP, or with less priority. `havip status`
+    in its pod says what the last answer was.
+blocked:
+  alert: HavipBlocked
+  expr: {{ printf "havip_router_blocked{job=%q, reason!~\"check_.*\"} == 1" $job | quote }}
+  for: 1m
+  severity: warning
+  summary: {{ printf "%s: %s." $who `{{ $labels.node }} may not hold the virtual IP of {{ $labels.router }}: {{ $labels.reason }}` | quote }}
+  description: >-
+    address_in_use, address_occupied and vrid_collision mean that somebody else uses the address or
+    the VRID; the log of the pod names them.
+noSpare:
+  alert: HavipNoSpare
+  expr: {{ printf "%s == 1" $fit | quote }}
+  for: 10m
+  severity: warning
+  summary: {{ printf "%s: %s." $who `only one node could hold the virtual IP of VRID {{ $labels.vrid }}` | quote }}
+  description: >-
+    If it fails, nobody holds the address. Add a node, or mend what keeps the others from it.
+{{- end -}}
+
+{{/*
+What a PrometheusRule and promtool both call groups.
+*/}}
+{{- define "havip.ruleGroups" -}}
+{{- $alerts := include "havip.alerts" . | fromYaml -}}
+{{- $rules := list -}}
+{{- range $name := list "noHolder" "twoHolders" "flapping" "checkFailing" "blocked" "noSpare" -}}
+{{- if get $.Values.metrics.prometheusRule.alerts $name -}}
+{{- $alert := get $alerts $name -}}
+{{- $labels := dict "severity" $alert.severity -}}
+{{- range $label, $value := $.Values.metrics.prometheusRule.alertLabels -}}{{- $_ := set $labels $label $value -}}{{- end -}}
+{{- $annotations := pick $alert "summary" "description" -}}
+{{- $rules = append $rules (dict "alert" $alert.alert "expr" $alert.expr "for" (get $alert "for") "labels" $labels "annotations" $annotations) -}}
+{{- end -}}
+{{- end -}}
+{{- list (dict "name" (printf "%s-%s" .Release.Namespace (include "havip.fullname" .)) "rules" $rules) | toYaml -}}
+{{- end -}}
