@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from havip.core.view import CheckView, LeaseView, NodeView, PeerView, RouterView, TransitionView
+
+
+@pytest.fixture
+def view() -> NodeView:
+    """A node with one of everything that a view can show."""
+    now = time.monotonic()
+    router = RouterView(
+        name="eth0/10",
+        virtual_router_id=10,
+        version=3,
+        vrrp_interface="eth0",
+        vip_interface="eth0",
+        vips=("10.0.0.100/32",),
+        state="backup",
+        reason="higher_priority",
+        since_at=now - 60,
+        may_hold=False,
+        blocked_by="check_failed",
+        priority=100,
+        effective_priority=60,
+        advert_interval_s=0.1,
+        is_holding=False,
+        hmac_key=2,
+        fast_detect="armed",
+        peers=(
+            PeerView(
+                address="10.0.0.2",
+                priority=110,
+                is_active=True,
+                last_advert_at=now - 0.05,
+                advert_interval_s=0.1,
+            ),
+        ),
+        lease=LeaseView(
+            namespace="kube-system",
+            name="havip-10",
+            holder="node-b",
+            transitions=3,
+            changed_at=now - 2,
+            held_until_at=None,
+            problem="",
+        ),
+    )
+    checks = (
+        CheckView(
+            name="service",
+            url="http://127.0.0.1:10254/healthz",
+            healthy=False,
+            has_passed=True,
+            weight=0,
+            last_result="refused",
+            detail="nothing listens",
+            consecutive=3,
+            last_at=now - 1,
+            changed_at=now - 5,
+        ),
+        CheckView(
+            name="kube_api",
+            url="https://127.0.0.1:6443/readyz",
+            healthy=None,
+            has_passed=False,
+            weight=-40,
+            last_result="",
+            detail="",
+            consecutive=0,
+            last_at=None,
+            changed_at=None,
+        ),
+    )
+    transition = TransitionView(
+        at=now - 60,
+        router="eth0/10",
+        topic="moved",
+        reason="higher_priority",
+        state="backup",
+        was="active",
+        fields={"peer": "10.0.0.2", "silent_s": float("inf")},
+    )
+    return NodeView(
+        node_name="node-1",
+        version="0.1.0",
+        at=now,
+        ready=True,
+        not_ready_because="",
+        routers=(router,),
+        checks=checks,
+        transitions=(transition,),
+    )

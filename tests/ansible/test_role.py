@@ -1,0 +1,215 @@
+"""The role, by its example playbook, on two hosts of a lab: twice, changed, refused, removed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from farm import BIN, ROLES, ROOT, STATIC_POD, Farm, Run
+
+from havip.netlab import PORT
+
+ROLE = ROLES / "roles" / "havip"
+UNIT = "etc/systemd/system/havip.service"
+KEYS = "etc/havip/auth/havip-hmac-keys"
+KEY = "5f0c2f6c6a1f3a52d5d3c4e0a9f1b7c86e2f7a90b1c2d3e4f5061728394a5b6c"
+CHECK = {"checkServiceUrl": f"http://127.0.0.1:{PORT}/"}
+HANG_S = 60
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[Farm]:
+    with Farm(tmp_path, havip_settings=CHECK, havip_hmac_keys={"1": KEY}) as farm:
+        yield farm
+
+
+def converged(run: Run) -> dict[str, int]:
+    assert run.status == 0, run.text
+    return run.changed
+
+
+def holder(farm: Farm) -> str:
+    farm.lab.watch.wait_for_holder(farm.lab.vip_address, timeout_s=HANG_S)
+    (name,) = farm.lab.watch.holders(farm.lab.vip_address)
+    return name
+
+
+NOTHING = dict.fromkeys(("h1", "h2"), 0)
+
+
+def test_a_static_pod_on_each_node(farm: Farm) -> None:
+    lab = farm.lab
+    # In check mode nothing is made, and what would be is told.
+    looked = farm.play("--check")
+    assert looked.status == 0, looked.text
+    assert not any(node.path(STATIC_POD).exists() for node in farm.nodes.values())
+    assert "10.77.0.100 is not in the certificate of 127.0.0.1:6443" in _joined(looked.text)
+
+    first = converged(farm.play())
+    assert all(first.values())
+    held_by = holder(farm)
+    for node in farm.nodes.values():
+        assert node.path(STATIC_POD).stat().st_mode & 0o777 == 0o600
+        assert node.path(KEYS).stat().st_mode & 0o777 == 0o600
+        assert node.path(KEYS).read_text() == f"1: {KEY}\n"
+        status = node.host.status()
+        assert status["ready"]
+
+    assert converged(farm.play()) == NOTHING
+    assert holder(farm) == held_by
+
+    # A change of a setting goes from node to node, and comes to all.
+    changed = farm.play(havip_settings={**CHECK, "vrrpAdvertInterval": 0.2})
+    assert converged(changed) == dict.fromkeys(NOTHING, 1)
+    for node in farm.nodes.values():
+        assert "HAVIP_VRRP_ADVERT_INTERVAL" in node.path(STATIC_POD).read_text()
+    holder(farm)
+
+    only = farm.play("--limit", "h2", "--tags", "havip-validate")
+    assert converged(only) == {"h2": 0}
+
+    assert all(converged(farm.play(havip_state="absent")).values())
+    lab.watch.wait_until_gone(lab.vip_address, timeout_s=HANG_S)
+    assert not any(node.path(KEYS).exists() for node in farm.nodes.values())
+    assert converged(farm.play(havip_state="absent")) == NOTHING
+
+
+def test_a_vip_in_use_stops_it_before_anything_is_made(farm: Farm) -> None:
+    owner = farm.lab.client
+    owner.ip(f"address add {farm.lab.vip} dev eth0")
+    run = farm.play()
+    assert run.status != 0
+    assert f"10.77.0.100 is in use: {owner.mac} answers for it" in _joined(run.text)
+    assert not any(node.path(STATIC_POD).exists() for node in farm.nodes.values())
+
+
+def test_a_wrong_setting_stops_it_in_havips_own_words(farm: Farm) -> None:
+    run = farm.play(havip_settings={"vrrpPriority": 255})
+    assert run.status != 0
+    assert "is for the owner of an address" in _joined(run.text)
+    assert not any(node.path(STATIC_POD).exists() for node in farm.nodes.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"havip_mode": "static_pod"}, "static-pod"),
+        ({"havip_distribution": "k8s"}, "kubeadm"),
+        ({"havip_vip": None}, "havip_vip"),
+        ({"havip_settings": ["allUnhealthy"]}, "havip_settings"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_its_name(
+    farm: Farm, settings: dict[str, object], told: str
+) -> None:
+    run = farm.play(**settings)
+    assert run.status != 0
+    assert "Validating arguments" in run.text
+    assert told in _joined(run.text)
+
+
+def test_the_reminder_is_silent_where_the_certificate_names_the_vip(
+    farm: Farm, tmp_path: Path
+) -> None:
+    for name, address in (("h1", "10.77.0.100"), ("h2", "10.77.0.10")):
+        pair = (tmp_path / f"{name}.crt", tmp_path / f"{name}.key")
+        subprocess.run(
+            (
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=api"),
+                *("-addext", f"subjectAltName=IP:{address}"),
+                *("-out", str(pair[0]), "-keyout", str(pair[1])),
+            ),
+            check=True,
+            capture_output=True,
+        )
+        host = farm.nodes[name].host
+        server = host.popen(
+            (
+                *("openssl", "s_server", "-www", "-accept", "6443"),
+                *("-cert", str(pair[0]), "-key", str(pair[1])),
+            )
+        )
+        server.wait_for(
+            lambda host=host: ":6443" in host.run(("ss", "-ltnH")).stdout, HANG_S, "no listener"
+        )
+    run = farm.play("--tags", "havip-check")
+    assert converged(run) == NOTHING
+    told = set(re.findall(r"ok: \[(h\d)\] => .*\n.*is not in the certificate", run.text))
+    assert told == {"h2"}
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """havip and what it needs, as pip would find them."""
+    directory = tmp_path_factory.mktemp("wheels")
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check")
+    to = ("--wheel-dir", str(directory))
+    requirements = str(ROOT / "requirements" / "runtime.txt")
+    for args in (
+        ("--require-hashes", "--requirement", requirements),
+        ("--no-deps", "--no-build-isolation", str(ROOT)),
+    ):
+        subprocess.run((*pip, *to, *args), check=True)
+    return directory
+
+
+def test_a_unit_of_systemd_on_each_node(farm: Farm, wheels: Path) -> None:
+    (package,) = wheels.glob("havip-*.whl")
+    farm.settings |= {
+        "havip_mode": "systemd",
+        "havip_source": str(package),
+        "havip_python": sys.executable,
+        "havip_pip_arguments": ["--no-index", "--find-links", str(wheels)],
+    }
+    assert farm.play("--check").status == 0
+    assert not any(node.path(UNIT).exists() for node in farm.nodes.values())
+
+    assert all(converged(farm.play()).values())
+    held_by = holder(farm)
+    for node in farm.nodes.values():
+        unit = node.path(UNIT).read_text()
+        assert "ExecStart=/opt/havip/bin/havip run" in unit
+        assert node.host.status()["ready"]
+
+    assert converged(farm.play()) == NOTHING
+    assert holder(farm) == held_by
+
+    # The unit and its restart.
+    changed = farm.play(havip_settings={**CHECK, "vrrpAdvertInterval": 0.2})
+    assert converged(changed) == dict.fromkeys(NOTHING, 2)
+    holder(farm)
+
+    assert all(converged(farm.play(havip_state="absent")).values())
+    farm.lab.watch.wait_until_gone(farm.lab.vip_address, timeout_s=HANG_S)
+    assert converged(farm.play(havip_state="absent")) == NOTHING
+
+
+def test_every_variable_is_described_with_its_default() -> None:
+    defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+    specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())
+    options = specs["argument_specs"]["main"]["options"]
+    described = {name: option["default"] for name, option in options.items() if "default" in option}
+    assert described == defaults
+    assert {name for name, option in options.items() if option.get("required")} == {"havip_vip"}
+
+
+def test_lint() -> None:
+    done = subprocess.run(
+        (str(BIN / "ansible-lint"), "--offline", "--profile", "production", "--nocolor"),
+        cwd=ROLES,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _joined(text: str) -> str:
+    """Ansible folds long texts of messages into JSON."""
+    return re.sub(r"\s+", " ", text.replace("\\n", " "))

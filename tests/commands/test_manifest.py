@@ -1,0 +1,572 @@
+"""`havip manifest`: what it refuses, where it writes, and what stands in no manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import yaml
+
+from havip.__main__ import main
+from havip.commands.manifest.places import DISTRIBUTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+VIP = "--vip-address-cidr=192.0.2.10/24"
+KINDS = ("static-pod", "daemonset", "helmchart", "systemd")
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def manifest(*words: str, **environ: str) -> Done:
+    """Run it, in this process, since there are many."""
+    with (
+        mock.patch.dict(os.environ, environ, clear=True),
+        contextlib.redirect_stdout(io.StringIO()) as stdout,
+        contextlib.redirect_stderr(io.StringIO()) as stderr,
+    ):
+        status = main(["manifest", *words])
+    return Done(returncode=status, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+
+
+def refusal(*words: str, **environ: str) -> str:
+    """What it says; nothing is written."""
+    done = manifest(*words, **environ)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    return done.stderr
+
+
+# What it refuses -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_are_judged_as_ever(kind: str, tmp_path: Path) -> None:
+    """By the same code as of `havip check-config`, before anything is written."""
+    file = tmp_path / "manifest"
+    told = refusal(kind, VIP, "--vrrp-priority=300", f"--output={file}", HAVIP_VRRP_VERSION="4")
+    assert told.splitlines() == [
+        "vrrpVersion 4 (environment HAVIP_VRRP_VERSION): is more than 3; set 3 or less",
+        "vrrpPriority 300 (flag --vrrp-priority): is more than 254; set 254 or less",
+    ]
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_asked_of_this_host(kind: str) -> None:
+    """Neither an interface nor a file of keys: the manifest is for another one."""
+    flags = [
+        "--vrrp-interface-name=eno42",
+        "--auth-hmac-keys-file=/var/run/secrets/havip/hmac-keys",
+    ]
+    done = manifest(kind, VIP, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "eno42" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        pytest.param(
+            ["static-pod", "--vrrp-version=3", "--auth-password-file=/etc/havip/auth/password"],
+            "authPasswordFile *** (flag --auth-password-file): VRRPv3 has no passwords",
+            id="rules about secrets count without the secret",
+        ),
+        pytest.param(
+            ["static-pod", "--auth-hmac-keys-file=/etc/havip/hmac-keys"],
+            "authHmacKeysFile /etc/havip/hmac-keys (flag --auth-hmac-keys-file): /etc/havip as a "
+            "whole would be mounted into the pod, and is not for keys alone; give them a "
+            "directory, such as /etc/havip/auth/",
+            id="keys beside the configuration",
+        ),
+        pytest.param(
+            ["static-pod", "--auth-hmac-keys-file=/keys"],
+            "/keys (flag --auth-hmac-keys-file): / as a whole would be mounted",
+            id="keys in the root",
+        ),
+        pytest.param(
+            ["static-pod", "--auth-hmac-keys-file=/usr/lib/havip/keys"],
+            "/usr/lib/havip as a whole would be mounted",
+            id="keys where the image has its programs",
+        ),
+        pytest.param(
+            ["systemd", "--auth-hmac-keys-file=keys"],
+            "authHmacKeysFile keys (flag --auth-hmac-keys-file): is no absolute path; name",
+            id="a relative path",
+        ),
+        pytest.param(
+            ["static-pod", "--check-service-ca-file=/etc/../ca.crt"],
+            "checkServiceCaFile /etc/../ca.crt (flag --check-service-ca-file): is no absolute path",
+            id="a path that Kubernetes refuses",
+        ),
+        pytest.param(
+            ["static-pod", f"--check-kube-api-token-file={SERVICE_ACCOUNT}/token"],
+            "is a service account's, and without the API server there is none",
+            id="the token of a service account in a static pod",
+        ),
+        pytest.param(
+            ["systemd", f"--check-kube-api-ca-file={SERVICE_ACCOUNT}/ca.crt"],
+            "is a service account's, and without the API server there is none",
+            id="the token of a service account on a host",
+        ),
+        pytest.param(
+            ["daemonset", "--node-name=node-1"],
+            "nodeName node-1 (flag --node-name): would be the name of every node",
+            id="one name for all nodes",
+        ),
+        pytest.param(
+            ["daemonset", "--auth-hmac-keys-file=/etc/havip/auth/hmac-keys"],
+            "lies in /etc/havip, where the pod has its settings; name it under "
+            "/var/run/secrets/havip/, such as /var/run/secrets/havip/hmac-keys",
+            id="a mount within a mount",
+        ),
+        pytest.param(
+            ["helmchart", "--auth-hmac-keys-file=/keys/hmac"],
+            "authHmacKeysFile /keys/hmac (flag --auth-hmac-keys-file): is elsewhere in the chart's "
+            "pods; name it /var/run/secrets/havip/hmac-keys",
+            id="keys where the chart has none",
+        ),
+        pytest.param(
+            ["helmchart", "--metrics-listen=192.0.2.1:9651"],
+            "metricsListen 192.0.2.1:9651 (flag --metrics-listen): is no value of the chart",
+            id="a setting that the chart does not have",
+        ),
+        pytest.param(
+            ["static-pod", "--metrics-listen=192.0.2.1:9651", "--metrics"],
+            "is given beside --metrics; leave one of them out",
+            id="metrics twice",
+        ),
+        pytest.param(
+            ["static-pod", "--image=registry.example.org/havip"],
+            "--image registry.example.org/havip: has neither tag nor digest; write it like "
+            "localhost/havip:",
+            id="an image without a tag",
+        ),
+        pytest.param(
+            ["static-pod", "--image=Havip:1"], "--image Havip:1: is no name of an image", id="image"
+        ),
+        pytest.param(
+            ["daemonset", "--namespace=Kube System"],
+            "--namespace Kube System: is no name that Kubernetes takes",
+            id="namespace",
+        ),
+        pytest.param(
+            ["systemd", "--name=../havip"],
+            "--name ../havip: is no name that Kubernetes takes",
+            id="name",
+        ),
+        pytest.param(
+            ["static-pod", "--limits=memory=64Mi"],
+            "--limits memory=64Mi: would kill the process, which takes some 60Mi; set 128Mi, or at "
+            "least 96Mi",
+            id="too little memory",
+        ),
+        pytest.param(
+            ["static-pod", "--limits=cpu=50m"],
+            "--limits cpu=50m: would hold adverts back",
+            id="too little time",
+        ),
+        pytest.param(
+            ["static-pod", "--requests=disk=1Gi"],
+            "--requests disk=1Gi: is no amount; write it like cpu=50m,memory=128Mi",
+            id="no resource",
+        ),
+        pytest.param(
+            ["static-pod", "--requests=cpu=much"], "--requests cpu=much: is no amount", id="amount"
+        ),
+        pytest.param(
+            ["daemonset", "--election=lease"],
+            "needs rights that this manifest does not give to its service account",
+            id="a Lease in a DaemonSet",
+        ),
+        *(
+            pytest.param(
+                [kind, "--vrrp-unicast-peers=auto", "--kube-peers-selector=vip"],
+                "needs a directory that outlasts the pod, which only the chart and a unit of "
+                "systemd have; list the addresses of the nodes",
+                id=f"discovery in a {kind}",
+            )
+            for kind in ("static-pod", "daemonset")
+        ),
+        pytest.param(
+            ["helmchart", "--chart=/nonexistent"],
+            "--chart /nonexistent: cannot be read: No such file or directory; name the directory",
+            id="no chart",
+        ),
+        pytest.param(
+            ["helmchart", f"--chart={__file__}"],
+            "cannot be read: not a gzip file; name the directory",
+            id="no archive",
+        ),
+        pytest.param(
+            ["helmchart", f"--chart={Path(__file__).parent}"],
+            "is not the chart of havip; name the directory chart/ of havip's source",
+            id="another directory",
+        ),
+    ],
+)
+def test_refused(words: list[str], problem: str) -> None:
+    assert problem in refusal(*words, VIP)
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "problem"),
+    [
+        pytest.param(
+            "nodeOverrides: {node-1: {vrrpPriority: 120}}",
+            ["static-pod"],
+            "nodeOverrides (file {file}:1): are settings of single nodes, and this is for one of "
+            "them; say for which: --node-name",
+            id="a static pod of no node",
+        ),
+        pytest.param(
+            "nodeOverrides: {node-1: {checkServiceCaFile: /ca.crt}}",
+            ["daemonset"],
+            "nodeOverrides.node-1.checkServiceCaFile /ca.crt (file {file}:1): concerns the pod",
+            id="a file of one node",
+        ),
+        pytest.param(
+            "virtualRouters: [{vipAddressCidr: 192.0.2.9/24, authHmacKeysFile: /a/b/c}]",
+            ["helmchart"],
+            "virtualRouters[0].authHmacKeysFile (file {file}:1): the chart has one authentication",
+            id="keys of one router in the chart",
+        ),
+    ],
+)
+def test_refused_in_a_file(config: str, flags: list[str], problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "havip.yaml"
+    file.write_text(config)
+    if "virtualRouters" not in config:
+        flags = [*flags, VIP]
+    assert problem.format(file=file) in refusal(*flags, f"--config={file}")
+
+
+# Secrets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_secret_stands_in_no_manifest(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "havip.yaml"
+    file.write_text(
+        "virtualRouters:\n"
+        "  - {vipAddressCidr: 192.0.2.9/24, vrrpVersion: 2, authPassword: s3cret}\n"
+        "  - vipAddressCidr: 192.0.2.8/24\n    virtualRouterId: 8\n"
+        f"    authHmacKeys: {{1: {'5f' * 32}}}\n"
+    )
+    file.chmod(0o600)
+    told = refusal(kind, f"--config={file}")
+    for name in ("virtualRouters[0].authPassword", "virtualRouters[1].authHmacKeys"):
+        assert f"{name} *** (file {file}:1): would stand in the manifest" in told
+    assert "s3cret" not in told
+    assert "5f5f" not in told
+    told = refusal(kind, VIP, HAVIP_VRRP_VERSION="2", HAVIP_AUTH_PASSWORD="s3cret")
+    assert "name that by authPasswordFile" in told
+    assert "s3cret" not in told
+
+
+def test_how_to_make_the_keys_is_said(tmp_path: Path) -> None:
+    """And works: the daemon takes the file."""
+    keys = tmp_path / "auth" / "hmac-keys"
+    done = manifest("systemd", VIP, f"--auth-hmac-keys-file={keys}")
+    commands = [line.strip() for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert len(commands) == 2
+    for command in commands:
+        subprocess.run(command, shell=True, check=True)
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    assert stat.S_IMODE(keys.parent.stat().st_mode) == 0o700
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "havip", "check-config", "--offline", VIP),
+            f"--auth-hmac-keys-file={keys}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={},
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "warning" not in checked.stdout
+
+
+# Where it goes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["static-pod"], "/etc/kubernetes/manifests/havip.yaml"),
+        (["static-pod", "--for=kubeadm"], "/etc/kubernetes/manifests/havip.yaml"),
+        (["static-pod", "--for=k3s"], "/var/lib/rancher/k3s/agent/pod-manifests/havip.yaml"),
+        (["static-pod", "--for=rke2"], "/var/lib/rancher/rke2/agent/pod-manifests/havip.yaml"),
+        (["helmchart"], "/var/lib/rancher/k3s/server/manifests/havip.yaml"),
+        (["helmchart", "--for=rke2"], "/var/lib/rancher/rke2/server/manifests/havip.yaml"),
+        (["helmchart", "--for=rke2"], "/var/lib/rancher/rke2/server/static/charts/havip-"),
+        (["systemd", "--name=edge"], "/etc/systemd/system/edge.service"),
+        (["daemonset"], "kubectl apply --filename havip.yaml"),
+    ],
+)
+def test_where_it_goes_is_said(words: list[str], place: str) -> None:
+    done = manifest(*words, VIP)
+    assert done.returncode == 0
+    assert place in done.stderr
+    assert place in done.stdout.partition("\n\n")[0]
+
+
+def test_warnings_are_said_beside_it() -> None:
+    done = manifest("static-pod", VIP)
+    assert "warning: checkServiceUrl: nothing is checked" in done.stderr
+    assert "warning" not in done.stdout
+    assert "warning" not in manifest("static-pod", VIP, "--check-kube-api").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "is_warned"),
+    [
+        (["static-pod", "--for=kubeadm"], False),
+        (["static-pod", "--for=k3s"], True),
+        (["helmchart", "--for=rke2"], True),
+        (["static-pod", "--for=k3s", "--check-service-expected-status=200-499"], False),
+        (["static-pod", "--for=k3s", "--check-service-url=tcp://127.0.0.1:6443"], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_api_server_that_wants_a_credential(words: list[str], is_warned: bool) -> None:
+    url = "--check-service-url=https://127.0.0.1:6443/readyz"
+    done = manifest(words[0], VIP, url, *words[1:])
+    assert done.returncode == 0
+    assert ("answers 401 to a probe without a credential" in done.stderr) is is_warned
+
+
+def test_a_file_is_replaced_as_a_whole_and_only_if_it_differs(tmp_path: Path) -> None:
+    """A kubelet reads the directory at any moment, and starts a changed pod anew."""
+    file = tmp_path / "havip.yaml"
+    file.write_text("old")
+    file.chmod(0o644)
+    done = manifest("static-pod", VIP, f"--output={file}")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert yaml.safe_load(file.read_text())["kind"] == "Pod"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.stat()
+    assert manifest("static-pod", VIP, f"--output={file}").returncode == 0
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert manifest("static-pod", VIP, "--debug", f"--output={file}").returncode == 0
+    assert file.stat().st_ino != before.st_ino
+    assert os.listdir(tmp_path) == ["havip.yaml"]  # noqa: PTH208
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    done = manifest("static-pod", VIP, f"--output={tmp_path}/none/havip.yaml")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"havip manifest: {tmp_path}/none/havip.yaml: No such file")
+
+
+# Texts that a parser could take for something else --------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["1e3", "true", "y", "0x1f", "1_0", "null", "07", "1:30"])
+def test_a_name_stays_a_name(text: str) -> None:
+    """Kubernetes wants texts, and its parser knows numbers that Python's does not."""
+    told = manifest("static-pod", VIP, f"--node-name={text}").stdout
+    line = told.partition("name: HAVIP_NODE_NAME\n")[2].splitlines()[0]
+    assert line.strip() in (f'value: "{text}"', f"value: '{text}'")
+
+
+def test_what_kubernetes_would_expand() -> None:
+    url = "http://127.0.0.1/?a=$(HOST_IP)"
+    pod = yaml.safe_load(manifest("static-pod", VIP, f"--check-service-url={url}").stdout)
+    (container,) = pod["spec"]["containers"]
+    (value,) = (
+        each["value"] for each in container["env"] if each["name"] == "HAVIP_CHECK_SERVICE_URL"
+    )
+    assert value == "http://127.0.0.1/?a=$$(HOST_IP)"
+
+
+def test_settings_of_the_named_node(tmp_path: Path) -> None:
+    file = tmp_path / "havip.yaml"
+    file.write_text("vrrpPriority: 30\nnodeOverrides: {node-1: {vrrpPriority: 120}}\n")
+    for node, priority in (("node-1", "120"), ("node-2", "30")):
+        pod = yaml.safe_load(
+            manifest("static-pod", VIP, f"--config={file}", f"--node-name={node}").stdout
+        )
+        env = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+        assert env == {
+            "HAVIP_VIP_ADDRESS_CIDR": "192.0.2.10/24",
+            "HAVIP_VRRP_PRIORITY": priority,
+            "HAVIP_NODE_NAME": node,
+            "HAVIP_LISTEN": "127.0.0.1:9650",
+        }
+
+
+# Files of the node ---------------------------------------------------------------------------
+
+
+def test_files_beside_keys_of_others_are_mounted_alone() -> None:
+    pod = yaml.safe_load(
+        manifest(
+            *("static-pod", VIP, "--auth-hmac-keys-file=/etc/havip/auth/hmac-keys"),
+            *("--check-kube-api", "--check-kube-api-ca-file=/etc/kubernetes/pki/ca.crt"),
+            "--check-service-ca-file=/etc/kubernetes/pki/ca.crt",
+            "--check-kubelet-ca-file=/etc/havip/auth/kubelet.crt",
+        ).stdout
+    )
+    paths = [each["hostPath"] for each in pod["spec"]["volumes"]]
+    assert paths == [
+        {"path": "/etc/havip/auth", "type": "Directory"},
+        {"path": "/etc/kubernetes/pki/ca.crt", "type": "File"},
+    ]
+    mounts = pod["spec"]["containers"][0]["volumeMounts"]
+    assert [each["mountPath"] for each in mounts] == [each["path"] for each in paths]
+    assert all(each["readOnly"] for each in mounts)
+
+
+# The kubeconfig ------------------------------------------------------------------------------
+
+CHECK = "--check-kube-api"
+
+
+@pytest.mark.parametrize(
+    ("words", "kubeconfig"),
+    [
+        pytest.param([CHECK], None, id="kubeadm lets everybody ask"),
+        pytest.param(["--for=k3s"], None, id="nothing asks"),
+        pytest.param(["--for=k3s", CHECK], "/etc/rancher/k3s/k3s.yaml", id="k3s"),
+        pytest.param(["--for=rke2", CHECK], "/etc/rancher/rke2/rke2.yaml", id="RKE2"),
+        pytest.param(
+            ["--for=k3s", CHECK, "--kubeconfig-file=/etc/havip/k3s.yaml"],
+            "/etc/havip/k3s.yaml",
+            id="one that is named",
+        ),
+        pytest.param(
+            ["--for=k3s", CHECK, "--kube-token-file=/etc/havip/token"], None, id="a token"
+        ),
+        pytest.param(
+            ["--for=k3s", CHECK, "--check-kube-api-url=https://127.0.0.1:6443"],
+            None,
+            id="a URL, of which the kubeconfig knows nothing",
+        ),
+        pytest.param(
+            ["--kubeconfig-file=/etc/kubernetes/admin.conf"],
+            "/etc/kubernetes/admin.conf",
+            id="kubeadm, if it is named",
+        ),
+    ],
+)
+def test_a_static_pod_has_a_kubeconfig_only_if_it_needs_one(
+    words: list[str], kubeconfig: str | None
+) -> None:
+    """It is an administrator's. Not read here: the node has it later."""
+    done = manifest("static-pod", VIP, *words)
+    assert done.returncode == 0, done.stderr
+    pod = yaml.safe_load(done.stdout)
+    (container,) = pod["spec"]["containers"]
+    variables = {each["name"]: each.get("value") for each in container["env"]}
+    assert variables.get("HAVIP_KUBECONFIG_FILE") == kubeconfig
+    volumes = {each["name"]: each["hostPath"] for each in pod["spec"]["volumes"]}
+    wanted = {"path": kubeconfig, "type": "File"} if kubeconfig else None
+    assert volumes.get("kubeconfig-file") == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "and nothing needs one; leave it out"),
+        (["--for=k3s", CHECK], "and this is not for kubeadm"),
+        (["--kubeconfig-file=/etc/kubernetes/admin.conf"], "and kubeconfigFile names one"),
+    ],
+    ids=["kubeadm", "k3s", "named"],
+)
+def test_init_is_refused_where_it_means_nothing(words: list[str], problem: str) -> None:
+    assert problem in refusal("static-pod", VIP, "--init", *words)
+
+
+def test_the_first_node_of_kubeadm_has_the_kubeconfig_that_may_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where something needs one, such as a check of an API server that wants to know who asks."""
+    closed = replace(DISTRIBUTIONS["kubeadm"], lets_everybody_ask=False)
+    monkeypatch.setitem(DISTRIBUTIONS, "kubeadm", closed)
+    done = manifest("static-pod", VIP, "--init", CHECK)
+    assert "path: /etc/kubernetes/super-admin.conf" in done.stdout
+    assert "after `kubeadm init`: make it anew, without --init" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["static-pod", "systemd"])
+def test_a_service_account_that_has_to_be_there(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "havip.yaml"
+    file.write_text("k8s: {enabled: true, in_cluster: true}\n")
+    assert "k8s.in_cluster true" in refusal(kind, VIP, f"--config={file}")
+    assert manifest("daemonset", VIP, f"--config={file}").returncode == 0
+
+
+# systemd -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["", "/root/.kube/config"])
+def test_systemd_knows_every_line_of_the_unit(home: str, tmp_path: Path) -> None:
+    """And finds that little is exposed: what is left, havip needs."""
+    unit = tmp_path / "havip.service"
+    flags = [f"--check-kube-api-token-file={home}"] if home else []
+    url = 'http://127.0.0.1/%20?a="$HOME"&b=\\'
+    done = manifest(
+        *("systemd", VIP, "--program=/bin/true", f"--check-service-url={url}", *flags),
+        f"--output={unit}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(unit.stat().st_mode) == 0o644
+    verified = subprocess.run(
+        ("systemd-analyze", "verify", "--man=no", str(unit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    exposed = subprocess.run(
+        ("systemd-analyze", "security", "--offline=yes", "--threshold=25", "--no-pager", str(unit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert exposed.returncode == 0, exposed.stdout
+    assert ("ProtectHome=read-only" in unit.read_text()) is bool(home)
+
+
+# The guide -----------------------------------------------------------------------------------
+
+GUIDE = (ROOT / "docs" / "manifest.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(command.partition(" | ")[0])[2:]
+    for block in re.findall(r"^```\n(.*?)^```", GUIDE, flags=re.MULTILINE | re.DOTALL)
+    for command in block.replace("\\\n", "").splitlines()
+    if command.startswith("havip manifest")
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_the_commands_of_the_guide(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    if "--output" in words:
+        words = [*words[:-1], str(tmp_path / "manifest")]
+    done = manifest(*words)
+    assert (done.returncode, "warning" in done.stderr) == (0, words[0] == "daemonset")
+
+
+def test_the_guide_has_each_kind() -> None:
+    assert {words[0] for words in COMMANDS} == set(KINDS)
+    for place in (each.static_pods for each in DISTRIBUTIONS.values()):
+        assert f"`{place}/havip.yaml`" in GUIDE
