@@ -27,6 +27,7 @@ from havip.core.actions import (
     StartProbe,
     Topic,
 )
+from havip.core.check import ANSWER_MARGIN_S
 from havip.core.config import AllUnhealthy
 from havip.core.events import (
     FrameReceived,
@@ -117,9 +118,10 @@ def test_a_node_with_a_check_waits_for_its_first_result():
     assert d.adverts[0][0] == pytest.approx(passed_at + 0.3609375)
 
 
-def test_a_weighted_check_lowers_the_priority_at_once():
-    d = Driver(checks=(check("kube_api", weight=-40),)).become_active()
-    d.results["kube_api"] = ProbeResult.TIMED_OUT
+def test_a_weighted_check_of_a_crash_lowers_the_priority_at_once():
+    quick = replace(check("service", weight=-40), fast_fail=True)
+    d = Driver(checks=(quick,)).become_active()
+    d.results["service"] = ProbeResult.TIMED_OUT
     d.run_for(CHECK_S)
     ((at, report),) = d.reports(Topic.PRIORITY)
     assert report.reason is Reason.CHECK_FAILED
@@ -127,8 +129,28 @@ def test_a_weighted_check_lowers_the_priority_at_once():
     assert next(a.priority for when, a in d.adverts if when >= at) == 60
     assert (at, 60) in [(when, advert.priority) for when, advert in d.adverts], "at once"
     assert d.state is State.ACTIVE
-    d.judge(ProbeResult.PASSED, "kube_api")
+    d.run_for(CHECK_S + ANSWER_MARGIN_S)
+    d.judge(ProbeResult.PASSED, "service")
     assert d.reports(Topic.PRIORITY)[-1][1].reason is Reason.CHECK_RECOVERED
+    assert d.view.effective_priority == 100
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_a_holder_believes_a_soft_failure_last_and_its_end_first(holds: bool):
+    soft = check("kube_api", weight=-40)
+    d = Driver(checks=(soft,)).become_active()
+    if not holds:
+        d.link(is_up=False)
+    others_notice_within_s = soft.interval_s + soft.timeout_s + ANSWER_MARGIN_S
+
+    def waits_s(result: ProbeResult) -> float:
+        d.judge(result, "kube_api")
+        d.run_for(2 * others_notice_within_s)
+        return d.reports(Topic.PRIORITY)[-1][0] - d.reports(Topic.CHECK)[-1][0]
+
+    assert waits_s(ProbeResult.TIMED_OUT) == pytest.approx(others_notice_within_s if holds else 0.0)
+    assert d.view.effective_priority == 60
+    assert waits_s(ProbeResult.PASSED) == pytest.approx(0.0 if holds else others_notice_within_s)
     assert d.view.effective_priority == 100
 
 

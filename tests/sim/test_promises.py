@@ -560,6 +560,34 @@ def test_a_degraded_holder_is_left(seed: int, no_preempt: bool, families: tuple[
     assert lab.clients[0].cut_off_s(at) == 0.0, lab.story()
 
 
+@pytest.mark.parametrize("no_preempt", [False, True], ids=["preempt", "noPreempt"])
+@pytest.mark.parametrize("result", [ProbeResult.REFUSED, ProbeResult.TIMED_OUT])
+def test_what_ails_all_nodes_moves_nothing(
+    seed: int, no_preempt: bool, result: ProbeResult
+) -> None:
+    """The API server goes and comes back; the nodes notice one after another."""
+    lab = Lab(
+        nodes=3,
+        seed=seed,
+        checks=(KUBE_API,),
+        router={"no_preempt": no_preempt, "preempt_delay_s": 0.0},
+        boots=False,
+    )
+    for machine in lab.machines:
+        machine.start()
+        lab.run_for(KUBE_API.interval_s * 0.31)
+    lab.run_for(3.0)
+    holder, at = lab.holder, lab.now
+    for then, told in ((result, "before=healthy"), (ProbeResult.PASSED, "before=unhealthy")):
+        for machine in lab.machines:
+            machine.set_service(then, "kube_api")
+        for _ in range(100):
+            lab.run_for(0.1)
+            assert lab.holder is holder, lab.story()
+        assert lab.story().count(told) == 3, lab.story()
+    assert lab.clients[0].cut_off_s(at) == 0.0, lab.story()
+
+
 def test_a_better_node_takes_the_vip_back_after_the_delay_and_loses_nothing(seed: int) -> None:
     lab = Lab(nodes=3, seed=seed, priority=[100, 110, 120])
     lab.run_for(8.0)

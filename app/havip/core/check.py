@@ -5,6 +5,10 @@ probes, an interval apart: people set 3 s × 10 to live through an upgrade. Noth
 another matter: a crashed service does not come back by being asked patiently, so a check with
 `fast_fail` asks a few times more in quick succession and then believes it (design §4).
 
+And what is softly weighed is often shared: the nodes notice that the API server is gone one
+after another. A holder believes that last, and its return first, or what ails all of them would
+move the VIP from one to the next.
+
 A target that has never passed is perhaps no target at all: the URL of somebody else's ingress
 controller, on a node where nothing can ever answer. That is told apart from a service that is
 down, or nobody would hold the VIP and nobody would know why.
@@ -50,6 +54,8 @@ class Check:
     def __init__(self, config: CheckConfig, now: float) -> None:
         self._config = config
         self._verdict = Verdict.PENDING
+        self._settled = Verdict.PENDING
+        self._settles_at = -math.inf
         self._next_start_at = now
         self._last_start_at = -math.inf
         self._is_running = False
@@ -77,6 +83,14 @@ class Check:
     def verdict(self) -> Verdict:
         return self._verdict
 
+    def verdict_for(self, *, holder: bool) -> Verdict:
+        """What counts in the election, of a node that holds the VIP or of another one.
+
+        Only a weight that is not there to find a crash quickly is waited for.
+        """
+        lags = Verdict.UNHEALTHY if holder else Verdict.HEALTHY
+        return self._settled if self._is_settling and self._verdict is lags else self._verdict
+
     @property
     def never_passed_because(self) -> str:
         """What a target that has never passed lacks, and what to do; empty otherwise."""
@@ -90,7 +104,8 @@ class Check:
     @property
     def wake_at(self) -> float:
         """When to call `handle` next, if no result comes before."""
-        return self._answer_due_at if self._is_running else self._next_start_at
+        probe_at = self._answer_due_at if self._is_running else self._next_start_at
+        return min(probe_at, self._settles_at) if self._is_settling else probe_at
 
     def handle(self, now: float, event: ProbeFinished | Woken | None = None) -> list[Action]:
         """Take a result, or the time, and say what follows.
@@ -98,6 +113,8 @@ class Check:
         Results of other checks, and results that nobody waits for any more, change nothing.
         """
         actions: list[Action] = []
+        if now >= self._settles_at:
+            self._settled = self._verdict
         if isinstance(event, ProbeFinished) and event.check == self.name:
             if event.is_unasked:
                 self._suspect(now)
@@ -132,6 +149,7 @@ class Check:
             self._failures_before_any_pass = 0
             self._last = None
         self._config = config
+        self._settled = self._verdict
         self._is_running = False
         self._is_suspected = False
         self._next_start_at = self._last_start_at
@@ -158,6 +176,11 @@ class Check:
     @property
     def _is_healthy(self) -> bool:
         return self._verdict is Verdict.HEALTHY
+
+    @property
+    def _is_settling(self) -> bool:
+        """Whether other nodes may not have noticed the same change of a shared target yet."""
+        return self._settled is not self._verdict
 
     @property
     def _remedy(self) -> str:
@@ -267,6 +290,13 @@ class Check:
     def _decide(self, now: float, verdict: Verdict) -> list[Action]:
         assert self._last is not None
         was = self._verdict
+        is_soft = self._config.weight != 0 and not self._config.fast_fail
+        if is_soft and was is not Verdict.PENDING:
+            self._settles_at = (
+                now + self._config.interval_s + self._config.timeout_s + ANSWER_MARGIN_S
+            )
+        else:
+            self._settled = verdict
         self._verdict = verdict
         self._changed_at = now
         self._quick_probes_left = 0

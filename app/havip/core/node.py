@@ -248,11 +248,12 @@ class Node:
         return out + self._judge(now, Reason.RECONFIGURED)
 
     def _elector(self, config: RouterConfig) -> _Elector:
+        standing_now = self._standing(config, is_active=False)
         if config.lease is None:
-            return Router(config, self._standing(config), random=self._random)
+            return Router(config, standing_now, random=self._random)
         return Tenant(
             config,
-            self._standing(config),
+            standing_now,
             identity=self._config.node_name,
             numbers=self._lease_requests,
             random=self._random,
@@ -262,15 +263,19 @@ class Node:
         """Tell every router what the checks say now."""
         out: list[Action] = []
         for router in self._routers.values():
-            router.handle_standing(now, self._standing(router.config), because)
+            mine = self._standing(router.config, is_active=router.is_active)
+            router.handle_standing(now, mine, because)
             out += router.take()
         self._leaving = [router for router in self._leaving if not router.is_stopped]
         return out
 
-    def _standing(self, router: RouterConfig) -> Standing:
+    def _standing(self, router: RouterConfig, *, is_active: bool) -> Standing:
         return standing(
             priority=router.priority,
-            checks=[(c.name, c.config.weight, c.verdict) for c in self._checks.values()],
+            checks=[
+                (c.name, c.config.weight, c.verdict_for(holder=is_active))
+                for c in self._checks.values()
+            ],
             all_unhealthy=self._config.all_unhealthy,
         )
 

@@ -139,6 +139,10 @@ class Tenant:
                 return wake_at
 
     @property
+    def is_active(self) -> bool:
+        return self._phase is Phase.ACTIVE
+
+    @property
     def is_stopped(self) -> bool:
         """Whether a requested stop is complete: nothing is held."""
         return self._stops_because is not None and self._phase is Phase.DOWN

@@ -308,7 +308,10 @@ class AllSettings(RouterSettings):
     check_kube_api_fail_after: Count = _setting(5, "Failed probes in a row until it failed.")
     check_kube_api_recover_after: Count = _setting(2, "Good probes in a row until it recovered.")
     check_kube_api_weight: Weight = _setting(
-        -40, "Added to the priority while it fails; 0: must not hold the VIP."
+        -40,
+        "Added to the priority while it fails; 0: must not hold the VIP. Unless 0, the holder "
+        "counts a failure an interval, a timeout and a second later than the others, and they its "
+        "end: an outage that all see moves nothing.",
     )
     check_kube_api_stability: SecondsOrZero = _setting(
         5.0, "Seconds that it must go on passing before it counts as recovered."
