@@ -48,6 +48,14 @@ def built(architecture: str) -> Path:
     return found[0]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs containers has them speak with each other."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.netns)
+
+
 @pytest.fixture(scope="session")
 def archive() -> Path:
     return built(NATIVE)
