@@ -6,6 +6,7 @@ Debian's keepalived is the subject, since its behaviour is known.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from havip.netlab import Forgetting, Lab, LabError, keepalived_config, plain_address, sweep
+from havip.netlab import (
+    Forgetting,
+    Lab,
+    LabError,
+    keepalived_config,
+    namespace,
+    plain_address,
+    sweep,
+)
 from havip.netlab.namespace import names
 
 VIP = "10.77.0.100"
@@ -51,10 +60,15 @@ def test_hosts_reach_each_other_and_the_gateway_over_both_families(lab: Lab) -> 
 
 def test_nothing_outside_the_namespaces_changes() -> None:
     def outside() -> tuple[str, ...]:
-        return tuple(
+        told = [
             subprocess.run(("ip", *what), capture_output=True, text=True, check=True).stdout
             for what in (("-oneline", "link"), ("route",), ("-6", "route"), ("neigh",))
+        ]
+        # The machine has neighbours of its own, which come and go.
+        told[-1] = "".join(
+            line for line in told[-1].splitlines() if re.match("10.7[789]|fd7", line)
         )
+        return tuple(told)
 
     before = outside()
     with Lab(second_link=True) as lab:
@@ -79,19 +93,21 @@ def test_power_off_moves_the_vip(lab: Lab, vip: str, options: dict[str, object])
     prober = lab.client.probe(address)
     prober.wait_for_answer("h1")
 
-    off_at = lab["h1"].power_off()
-    moved_at = lab.watch.wait_for_holder(plain_address(vip), "h2")
-    answered_at = prober.wait_for_answer("h2", since_at=off_at)
+    began_at = time.monotonic() - 0.1
+    lab["h1"].power_off()
+    done_at = time.monotonic()
+    lab.watch.wait_for_holder(plain_address(vip), "h2")
+    answered_at = prober.wait_for_answer("h2", since_at=began_at)
     until_at = time.monotonic()
-    seen = prober.seen(off_at - 0.1, until_at)
-    held = lab.watch.held(plain_address(vip), off_at - 0.1, until_at)
+    seen = prober.seen(began_at, until_at)
+    held = lab.watch.held(plain_address(vip), began_at, until_at)
 
     # Both sides must tell the same story: the client's view and the kernel's.
     assert seen.answered_by == ("h1", "h2")
-    assert off_at < moved_at < answered_at + 0.05
     assert 0 < seen.lost < seen.sent
-    assert seen.longest_gap_s == pytest.approx(answered_at - off_at, abs=0.1)
-    assert held.none_s == pytest.approx(moved_at - off_at, abs=0.1)
+    assert answered_at - done_at <= seen.longest_gap_s <= answered_at - began_at
+    (came,) = (e for e in lab.watch.vip_events(plain_address(vip)) if e.host == "h2" and e.present)
+    assert came.at - done_at <= held.none_s <= came.at - began_at
     assert held.two_s == 0
     assert held.holders == ("h2",)
 
@@ -115,13 +131,15 @@ def test_a_partition_gives_two_holders_and_healing_gives_one(lab: Lab) -> None:
     start_pair(lab)
     since_at = time.monotonic()
     lab.partition([lab["h1"]], [lab["h2"]])
-    split_at = lab.watch.wait_for(
+    lab.watch.wait_for(
         lambda: lab.watch.holders(lab.vip_address) == ("h1", "h2"), 10, "two holders"
     )
     lab.heal()
-    healed_at = lab.watch.wait_for_holder(lab.vip_address, "h1")
+    lab.watch.wait_for_holder(lab.vip_address, "h1")
+    came, went = (e for e in lab.watch.vip_events(lab.vip_address) if e.at > since_at)
+    assert [(e.host, e.present) for e in (came, went)] == [("h2", True), ("h2", False)]
     held = lab.watch.held(lab.vip_address, since_at)
-    assert held.two_s == pytest.approx(healed_at - split_at, abs=0.01)
+    assert held.two_s == pytest.approx(went.at - came.at)
     assert held.none_s == held.stale_s == 0
 
 
@@ -269,7 +287,8 @@ def test_a_process_that_ends_early_is_told_with_its_log(lab: Lab) -> None:
 
 SCRIPT = """
 import os, signal, sys
-from havip.netlab import Lab
+from havip.netlab import Lab, namespace
+namespace.PREFIX = "{prefix}"
 with Lab() as lab:
     lab["h1"].serve()
     lab["h2"].popen(("sleep", "1000"))
@@ -300,7 +319,7 @@ def left_by(pid: int, directory: str, sleeper: str) -> list[str]:
 def test_nothing_is_left_behind(number: signal.Signals | None, status: int) -> None:
     what = "raise RuntimeError" if number is None else ""
     with subprocess.Popen(
-        (sys.executable, "-c", SCRIPT.format(what=what)),
+        (sys.executable, "-c", SCRIPT.format(what=what, prefix=namespace.PREFIX)),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -316,9 +335,13 @@ def test_nothing_is_left_behind(number: signal.Signals | None, status: int) -> N
     assert left_by(process.pid, directory, sleeper) == []
 
 
-def test_the_next_lab_sweeps_up_after_one_that_was_killed() -> None:
+def test_the_next_lab_sweeps_up_after_one_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Or that of another test, which runs at the same time, would.
+    monkeypatch.setattr(namespace, "PREFIX", "havip_swept-")
     with subprocess.Popen(
-        (sys.executable, "-c", SCRIPT.format(what="")), stdout=subprocess.PIPE, text=True
+        (sys.executable, "-c", SCRIPT.format(what="", prefix=namespace.PREFIX)),
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         directory, sleeper = process.stdout.readline().split()
@@ -326,7 +349,7 @@ def test_the_next_lab_sweeps_up_after_one_that_was_killed() -> None:
         process.wait()
     assert len(names(process.pid)) == 5
     swept = sweep()
-    assert len([name for name in swept if name.startswith(f"havip-{process.pid}-")]) == 5
+    assert len([name for name in swept if name.startswith(f"havip_swept-{process.pid}-")]) == 5
     assert left_by(process.pid, directory, sleeper) == []
 
 

@@ -11,14 +11,17 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from havip.netlab.namespace import inside
+from havip.netlab.namespace import be_punctual, inside
 
 _ETH_P_ALL = 0x0003
 _SO_ATTACH_FILTER = 26
+_SO_RCVBUFFORCE = 33
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("qq")
 _LDH, _LDB, _JEQ, _RET = 0x28, 0x30, 0x15, 0x06
 # ARP; IPv4 with VRRP or ICMP; IPv6 with VRRP or ICMPv6. The client's thousand datagrams a
 # second stay out.
@@ -57,13 +60,18 @@ class Frame:
 
 
 class Capture:
-    """Records ARP, ND, ICMP and VRRP frames at the ports of a switch, before any loss."""
+    """Records ARP, ND, ICMP and VRRP frames at the ports of a switch, before any loss.
+
+    The instants are the kernel's, and whoever asks is told of each frame that has passed up to
+    then: no thread that is late can change what is seen.
+    """
 
     def __init__(self, namespace: str, bridges: tuple[str, ...], limit: int = 100_000) -> None:
         self._bridges = bridges
         self._frames: deque[Frame] = deque(maxlen=limit)
         self._socket = inside(namespace, self._open)
         self._changed = threading.Condition()
+        self._last_at = 0.0
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._record, name="capture", daemon=True)
         self._thread.start()
@@ -75,7 +83,8 @@ class Capture:
         code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *x) for x in _FILTER))
         program = struct.pack("HL", len(_FILTER), ctypes.addressof(code))
         packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-        packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        packets.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 23)
+        packets.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         packets.setblocking(False)
         return packets
 
@@ -88,6 +97,7 @@ class Capture:
 
     def frames(self, since_at: float = 0.0) -> list[Frame]:
         with self._changed:
+            self._read()
             return [frame for frame in self._frames if frame.at >= since_at]
 
     def wait_for(
@@ -97,6 +107,7 @@ class Capture:
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
+                self._read()
                 for frame in self._frames:
                     if frame.at >= since_at and predicate(frame):
                         return frame
@@ -122,15 +133,45 @@ class Capture:
                 file.write(frame.data)
 
     def _record(self) -> None:
+        be_punctual()
         while True:
             ready, _, _ = select.select([self._socket.fileno(), self._wake_read], [], [])
             if self._wake_read in ready:
                 return
-            with contextlib.suppress(BlockingIOError), self._changed:
-                while True:
-                    data, address = self._socket.recvfrom(1 << 16)
-                    port, kind = address[0], address[2]
-                    # Each frame once: where it entered the switch, or where the gateway sent it.
-                    if (kind == socket.PACKET_OUTGOING) == (port in self._bridges):
-                        self._frames.append(Frame(time.monotonic(), port, data))
-                        self._changed.notify_all()
+            with self._changed:
+                self._read()
+
+    def _read(self) -> None:
+        """Take in every frame that has passed; with the lock held."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, address = self._socket.recvmsg(1 << 16, 64)
+                port, kind = address[0], address[2]
+                # Each frame once: where it entered the switch, or where the gateway sent it.
+                if (kind == socket.PACKET_OUTGOING) == (port in self._bridges):
+                    self._frames.append(Frame(self._instant(ancillary), port, data))
+                    self._changed.notify_all()
+
+    def _instant(self, ancillary: Sequence[tuple[int, int, bytes]]) -> float:
+        """When the kernel saw a frame; never before the frame that it saw earlier."""
+        at = time.monotonic()
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
+                seconds, nanoseconds = _TIMESPEC.unpack(payload)
+                at = min(at, seconds + nanoseconds / 1e9 - _utc_offset_s())
+        self._last_at = max(self._last_at, at)
+        return self._last_at
+
+
+def _utc_offset_s() -> float:
+    """How far the wall clock is ahead, read without an interruption in between."""
+    _, offset_s = min(_read_clocks() for _ in range(3))
+    return offset_s
+
+
+def _read_clocks() -> tuple[float, float]:
+    """How long it took, and how far the wall clock is ahead."""
+    before = time.monotonic()
+    wall = time.time()
+    after = time.monotonic()
+    return after - before, wall - (before + after) / 2

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from havip.netlab.host import Host
 
 PORT = 8080
+LATE_S = 1.0
+"""How long an answer may take on a busy machine; one that takes longer is lost."""
 _NOBODY = 0
 _ATF_COM = 0x02
 
@@ -155,13 +157,21 @@ class Prober(_Records):
     def seen(self, since_at: float, until_at: float | None = None, grace_s: float = 0.15) -> Seen:
         """What became of the probes sent in that time.
 
-        Waits until it is over (`until_at` may lie ahead) and late answers are in.
+        Waits until it is over (`until_at` may lie ahead) and late answers are in: at least
+        `grace_s`, and longer where one is missing.
         """
         until_at = time.monotonic() if until_at is None else until_at
+
+        def is_over() -> bool:
+            passed_s = self._sent_at[-1] - until_at if self._sent_at else -math.inf
+            return passed_s >= LATE_S or (
+                passed_s >= grace_s and not self.lost_at(since_at, until_at)
+            )
+
         with self._changed:
             self._wait(
-                lambda: bool(self._sent_at) and self._sent_at[-1] >= until_at + grace_s,
-                max(0.0, until_at - time.monotonic()) + 10,
+                is_over,
+                max(0.0, until_at - time.monotonic()) + LATE_S + 10,
                 "the end of the measured time",
             )
             first = bisect.bisect_left(self._sent_at, since_at)

@@ -93,16 +93,18 @@ class Process:
             raise LabError(f"{self.name} did not end within {timeout_s:g} s") from None
 
     def wait_for(self, question: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Ask again and again until the answer is yes.
+        """Ask again and again until the answer is yes; as long as nobody answers, it is no.
 
         Raises:
             LabError: not in time, or the process ended; the message has the log's end.
         """
         deadline = time.monotonic() + timeout_s
-        while not question():
+        while not _is_so(question):
             # Waiting for the process is the pause between questions, and ends early with it.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self._popen.wait(0.01)
+                if _is_so(question):
+                    return
                 raise LabError(f"{self.name} ended with {status}:\n{self.log_text()[-4000:]}")
             if time.monotonic() > deadline:
                 raise LabError(
@@ -115,6 +117,13 @@ class Process:
     def _mark(self, *, alive: bool) -> None:
         if self.is_daemon:
             self.host.lab.watch.mark(self.host.name, alive=alive)
+
+
+def _is_so(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except (OSError, LookupError, http.client.HTTPException):
+        return False
 
 
 class Host:
@@ -258,11 +267,7 @@ class Host:
             return response.status, response.read().decode()
 
     def is_ready(self, port: int = 9650) -> bool:
-        try:
-            status, _ = self.get("/readyz", port)
-        except (OSError, http.client.HTTPException):
-            return False
-        return status == 200
+        return _is_so(lambda: self.get("/readyz", port)[0] == 200)
 
     def status(self, port: int = 9650) -> dict[str, Any]:
         """What the daemon's `/status` says."""
@@ -298,6 +303,8 @@ class Host:
 
         The cable goes first: the kernel of a host without power sends no last FIN.
         """
+        # Before anybody can succeed it, however late the rest is done.
+        self.lab.watch.mark(self.name, alive=False)
         now = self.cut()
         if self.lab.has_second_link:
             self.cut(second=True)
@@ -306,7 +313,6 @@ class Host:
         for process in self.processes:
             process.kill()
         kill_all(self.namespace)
-        self.lab.watch.mark(self.name, alive=False)
         self.ip("address flush dev eth0")
         return now
 
@@ -340,11 +346,7 @@ class Host:
         return f"{self.name}-2" if second else self.name
 
     def _answers(self, port: int) -> bool:
-        try:
-            status, _ = self.get("/", port)
-        except OSError:
-            return False
-        return status == 200
+        return self.get("/", port)[0] == 200
 
 
 def plain_address(vip: str | IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

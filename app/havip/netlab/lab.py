@@ -200,11 +200,11 @@ class Lab:
         self.directory = Path(
             self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{self.prefix}-"))
         )
-        self.watch = self.keep(Watch())
         members = (*self.hosts, *self.clients)
         namespace.batch(
             "".join(f"netns add {n}\n" for n in (self.switch, *(m.namespace for m in members)))
         )
+        self.watch = self.keep(Watch(self.switch, {m.name: m.namespace for m in members}))
         # Ports of the switch speak no IPv6 of their own; its bridges do.
         inside(self.switch, lambda: _set_sysctls({"net/ipv6/conf/default/disable_ipv6": "1"}))
         lines = ["link set lo up"]
@@ -225,7 +225,6 @@ class Lab:
         lines += [f"address add fd{77 + n}::1/64 dev {b} nodad" for n, b in enumerate(bridges)]
         for member in members:
             inside(member.namespace, lambda: _set_sysctls(_SYSCTLS))
-            self.watch.add(member.name, member.namespace)
             links = [(member.name, "eth0", member.mac, "br0")]
             if self.has_second_link:
                 links.append((f"{member.name}-2", "eth1", member.second_mac, "br1"))

@@ -1,26 +1,30 @@
 """Who has the VIP, and since when: netlink events of every host, on one clock.
 
-The kernel tells each change of an address on a netlink socket. One thread reads the sockets of
-all hosts, so that the order between hosts is the order in which they happened, to about a
-millisecond.
+The kernel tells each change of an address on a netlink socket, and one socket hears all hosts: the
+order between hosts is the kernel's own, however late it is read. Whoever asks is told what the
+kernel has told up to then, not what a thread has got round to reading. Only the instant of an event
+is that of its reading, which a thread in real time does at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
+import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Self
 
-from havip.netlab.namespace import LabError, inside
+from havip.netlab.namespace import LabError, be_punctual, inside, run
 
+_SO_RCVBUFFORCE = 33
+_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID = 270, 8
+_NSID = struct.Struct("=i")
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
 _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -89,18 +93,35 @@ def parse(data: bytes) -> list[tuple[bool, IPv4Address | IPv6Address, int]]:
 
 
 class Watch:
-    """Follows the addresses of hosts from the moment each is added."""
+    """Follows the addresses of hosts, from before they get their first one.
 
-    def __init__(self) -> None:
+    Args:
+        namespace: where the socket is; it must last as long as the watch.
+        hosts: namespaces to follow, by the names of their hosts.
+    """
+
+    def __init__(self, namespace: str, hosts: Mapping[str, str]) -> None:
         self.events: list[VipEvent | LifeEvent] = []
-        self._present: dict[str, set[IPv4Address | IPv6Address]] = {}
+        self._hosts = dict(enumerate(hosts))
+        self._present: dict[str, set[IPv4Address | IPv6Address]] = {name: set() for name in hosts}
         self._dead: set[str] = set()
         self._changed = threading.Condition()
-        self._selector = selectors.DefaultSelector()
+        # The kernel tells a socket of namespaces that have a number in its own.
+        lines = [f"netns set {each} {number}\n" for number, each in enumerate(hosts.values())]
+        run(("ip", "-netns", namespace, "-batch", "-"), "".join(lines))
+        self._socket = inside(namespace, self._open)
         self._wake_read, self._wake_write = os.pipe()
-        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
         self._thread.start()
+
+    @staticmethod
+    def _open() -> socket.socket:
+        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 23)
+        netlink.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
+        netlink.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+        netlink.setblocking(False)
+        return netlink
 
     def __enter__(self) -> Self:
         return self
@@ -111,30 +132,14 @@ class Watch:
     def close(self) -> None:
         os.write(self._wake_write, b"q")
         self._thread.join()
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.fileobj, socket.socket):
-                key.fileobj.close()
-        self._selector.close()
+        self._socket.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
-
-    def add(self, host: str, namespace: str) -> None:
-        """Follow a host, from before it gets its first address."""
-        netlink = inside(
-            namespace,
-            lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE),
-        )
-        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        netlink.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
-        netlink.setblocking(False)
-        with self._changed:
-            self._present[host] = set()
-        self._selector.register(netlink, selectors.EVENT_READ, host)
-        os.write(self._wake_write, b"+")
 
     def mark(self, host: str, *, alive: bool) -> None:
         """Tell that the host's daemon was stopped from acting, or acts again."""
         with self._changed:
+            self._read()
             if alive == (host not in self._dead):
                 return
             (self._dead.discard if alive else self._dead.add)(host)
@@ -143,6 +148,7 @@ class Watch:
 
     def has(self, host: str, address: IPv4Address | IPv6Address) -> bool:
         with self._changed:
+            self._read()
             return address in self._present.get(host, ())
 
     def holders(
@@ -150,6 +156,7 @@ class Watch:
     ) -> tuple[str, ...]:
         """Hosts that have the address now; those of dead daemons only `with_stale`."""
         with self._changed:
+            self._read()
             return tuple(
                 host
                 for host, present in self._present.items()
@@ -159,6 +166,7 @@ class Watch:
     def vip_events(self, address: IPv4Address | IPv6Address) -> list[VipEvent]:
         """Every coming and going of the address so far."""
         with self._changed:
+            self._read()
             return [
                 event
                 for event in self.events
@@ -219,9 +227,10 @@ class Watch:
         self, address: IPv4Address | IPv6Address, since_at: float, until_at: float | None = None
     ) -> Held:
         """Add up how long how many live hosts had the address."""
-        until_at = time.monotonic() if until_at is None else until_at
         with self._changed:
+            self._read()
             events = list(self.events)
+        until_at = time.monotonic() if until_at is None else until_at
         spent = {"one": 0.0, "two": 0.0, "none": 0.0, "stale": 0.0}
         having: set[str] = set()
         dead: set[str] = set()
@@ -251,7 +260,10 @@ class Watch:
     def story(self, since_at: float = 0.0) -> str:
         """The events as lines, for a person who asks what happened."""
         lines = []
-        for event in list(self.events):
+        with self._changed:
+            self._read()
+            events = list(self.events)
+        for event in events:
             if event.at < since_at:
                 continue
             if isinstance(event, LifeEvent):
@@ -264,25 +276,31 @@ class Watch:
         return "\n".join(lines)
 
     def _follow(self) -> None:
+        be_punctual()
         while True:
-            for key, _ in self._selector.select():
-                if key.data is None:
-                    if b"q" in os.read(self._wake_read, 64):
-                        return
-                    continue
-                assert isinstance(key.fileobj, socket.socket)
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        self._take(key.data, key.fileobj.recv(1 << 16))
+            ready, _, _ = select.select([self._socket.fileno(), self._wake_read], [], [])
+            if self._wake_read in ready:
+                return
+            with self._changed:
+                self._read()
+
+    def _read(self) -> None:
+        """Take in all that the kernel has told; with the lock held."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, _ = self._socket.recvmsg(1 << 16, 64)
+                for level, kind, payload in ancillary:
+                    if (level, kind) == (_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID):
+                        host = self._hosts.get(_NSID.unpack(payload)[0])
+                        if host is not None:
+                            self._take(host, data)
 
     def _take(self, host: str, data: bytes) -> None:
         now = time.monotonic()
-        changes = parse(data)
-        with self._changed:
-            present = self._present[host]
-            for is_present, address, port_id in changes:
-                if is_present == (address in present):
-                    continue
-                (present.add if is_present else present.discard)(address)
-                self.events.append(VipEvent(now, host, address, is_present, port_id))
-            self._changed.notify_all()
+        present = self._present[host]
+        for is_present, address, port_id in parse(data):
+            if is_present == (address in present):
+                continue
+            (present.add if is_present else present.discard)(address)
+            self.events.append(VipEvent(now, host, address, is_present, port_id))
+        self._changed.notify_all()
