@@ -6,11 +6,11 @@ import json
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from patience import HANG_S
+
 from havip.netlab import PORT, Frame, Host, Lab, Process
 
 SERVICE_URL = f"http://127.0.0.1:{PORT}/"
-HANG_S = 15.0
-"""Protection against a hang; no promise."""
 Address = IPv4Address | IPv6Address
 
 
@@ -27,9 +27,15 @@ def start(lab: Lab, *hosts: Host, **settings: object) -> dict[str, Process]:
 def holder(lab: Lab, vip: Address | None = None) -> Host:
     """The host that has the VIP, once exactly one has."""
     vip = vip or lab.vip_address
-    lab.watch.wait_for_holder(vip, timeout_s=HANG_S)
-    (name,) = lab.watch.holders(vip)
-    return lab[name]
+    found: tuple[str, ...] = ()
+
+    def alone() -> bool:
+        nonlocal found
+        found = lab.watch.holders(vip)
+        return len(found) == 1
+
+    lab.watch.wait_for(alone, HANG_S, f"{vip} on one host alone")
+    return lab[found[0]]
 
 
 def settled(lab: Lab, vip: Address | None = None) -> Host:
@@ -43,10 +49,7 @@ def settled(lab: Lab, vip: Address | None = None) -> Host:
 
 
 def _follows(host: Host) -> bool:
-    try:
-        routers = host.status()["routers"]
-    except OSError:  # it does not listen yet
-        return False
+    routers = host.status()["routers"]
     return any(peer["is_active"] for each in routers for peer in each["peers"])
 
 
@@ -56,11 +59,10 @@ def others(lab: Lab, host: Host) -> list[str]:
 
 def router(host: Host, virtual_router_id: int = 10) -> dict[str, Any]:
     """One virtual router of the host's `/status`."""
-    (found,) = (
-        each for each in host.status()["routers"] if each["virtual_router_id"] == virtual_router_id
-    )
-    assert isinstance(found, dict)
-    return found
+    found = {each["virtual_router_id"]: each for each in host.status()["routers"]}
+    told = found[virtual_router_id]
+    assert isinstance(told, dict)
+    return told
 
 
 def decisions(process: Process) -> list[dict[str, Any]]:
@@ -173,3 +175,16 @@ def announcements(
         for frame in lab.capture.frames(since_at)
         if frame.port == name and is_announcement(frame, vip)
     ]
+
+
+def wait_for_announcement(
+    lab: Lab, host: Host | str, since_at: float, vip: Address | None = None
+) -> Frame:
+    """The first one that the host has sent since then."""
+    name = host if isinstance(host, str) else host.name
+    vip = vip or lab.vip_address
+    frame = lab.capture.wait_for(
+        lambda frame: frame.port == name and is_announcement(frame, vip), HANG_S, since_at
+    )
+    assert frame is not None, f"{name} does not announce {vip}"
+    return frame

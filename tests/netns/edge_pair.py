@@ -16,6 +16,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from patience import HANG_S, wait_until
+
 from havip.core.config import Leg, RouterConfig, Vip
 from havip.netlab import namespace
 
@@ -26,8 +28,7 @@ A4, B4 = IPv4Address("10.9.0.1"), IPv4Address("10.9.0.2")
 A6, B6 = IPv6Address("fe80::a:1"), IPv6Address("fe80::b:1")
 VIP4, VIP6 = IPv4Address("10.9.0.100"), IPv6Address("fd09::100")
 VRID = 10
-PATIENCE_S = 10.0
-"""How long something that must happen may take on a busy machine."""
+PATIENCE_S = HANG_S
 
 _numbers = itertools.count()
 
@@ -81,7 +82,7 @@ def join(a: Netns, b: Netns) -> None:
         host.ip("link set e0 addrgenmode none")
         host.ip("link set e0 up")
     for host in (a, b):
-        wait(lambda host=host: '"UP"' in host.ip("-json link show e0"), "carrier")
+        wait_until(lambda host=host: '"UP"' in host.ip("-json link show e0"), "carrier")
 
 
 def router(
@@ -129,14 +130,6 @@ def read_until(
         is_readable(*filenos, timeout_s=left_s)
         events += source.read_all()
     return events
-
-
-def wait(condition: Callable[[], bool], what: str) -> None:
-    """For what cannot be waited for by descriptor."""
-    until_at = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until_at, what
-        time.sleep(0.01)
 
 
 @contextmanager

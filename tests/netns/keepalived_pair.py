@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import pytest
+from patience import HANG_S, becomes
 
-from havip.netlab import Frame, Host, Lab, LabError, Process, keepalived_config, plain_address
+from havip.netlab import Capture, Frame, Host, Lab, Process, keepalived_config, plain_address
 from havip.wire import ethernet, neighbour, vrrp
 from havip.wire.neighbour import Kind
 from havip.wire.vrrp import Advert
 
 PASSWORD = "s3cret"
-PATIENCE_S = 20.0
-"""How long something that must happen may take on a busy machine."""
+PATIENCE_S = HANG_S
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,33 @@ def announcements(
     ]
 
 
+def came_and_went(
+    lab: Lab, address: IPv4Address | IPv6Address, since_at: float
+) -> list[tuple[str, bool]]:
+    """Each host that got the address or lost it, in the kernel's order."""
+    events = lab.watch.vip_events(address)
+    return [(event.host, event.present) for event in events if event.at >= since_at]
+
+
+def assert_silenced(lab: Lab, dialect: Dialect, loser: str, winner: str, since_at: float) -> None:
+    """Once the winner has announced itself, the loser says at most goodbye.
+
+    Two adverts may have crossed the winner's: keepalived has no real time.
+    """
+    announced_at = announced_after(lab, dialect, winner, since_at)
+    assert len([told for _, told in priorities(lab, loser, announced_at) if told > 1]) <= 2
+
+
+def announced_after(lab: Lab, dialect: Dialect, host: str, at: float) -> float:
+    """Wait for the host's next announcement; returns when it was sent."""
+    capture: Capture = lab.capture
+    frame = capture.wait_for(
+        lambda f: f.at > at and f.port == host and is_announcement(f, dialect.vip), PATIENCE_S
+    )
+    assert frame is not None, f"{host} did not announce {dialect.vip}"
+    return frame.at
+
+
 def is_announcement(frame: Frame, address: IPv4Address | IPv6Address) -> bool:
     """Whether a frame tells everyone on the link where an address is."""
     told = neighbour.decode(frame.data)
@@ -163,22 +188,14 @@ def router(host: Host) -> dict[str, Any]:
     return told
 
 
-def wait_until(question: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
-    """Ask again and again until the answer is yes: for what no event tells.
-
-    Raises:
-        LabError: not in time.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not question():
-        if time.monotonic() > deadline:
-            raise LabError(f"{what}: not within {timeout_s:g} s")
-        time.sleep(0.02)
-
-
 def reason(host: Host) -> str:
     """Why havip on this host is in the state that it is in."""
     return str(router(host)["reason"])
+
+
+def becomes_because(host: Host, wanted: str) -> None:
+    """Wait until havip on this host is in its state for this reason."""
+    becomes(lambda: reason(host), wanted)
 
 
 def moves(havip: Process) -> list[dict[str, Any]]:

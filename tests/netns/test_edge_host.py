@@ -23,8 +23,8 @@ from edge_pair import (
     pair,
     read_until,
     set_sysctl,
-    wait,
 )
+from patience import wait_until
 
 from havip import netlink
 from havip.act.addresses import Addresses
@@ -356,7 +356,7 @@ def test_an_expiry_that_was_lost_is_told_as_one(
         tell(a, watch, ours(VIP4_32), foreign)
         for number in range(60):
             a.ip(f"address add 10.9.2.{number}/32 dev e0")
-        wait(lambda: str(VIP4) not in a.addresses(), "the VIP expires")
+        wait_until(lambda: str(VIP4) not in a.addresses(), "the VIP expires")
         a.ip(f"address delete {VIP6}/128 dev e0")
         assert drops(a) > 0
         tell(a, watch, removed(VIP4_32, Removal.EXPIRED), removed(VIP6_128, Removal.FOREIGN))

@@ -30,6 +30,7 @@ from edge_pair import (
     send_raw,
     witness,
 )
+from patience import wait_until
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
@@ -361,10 +362,8 @@ def test_sockets_survive_the_link_going_down_and_up(hosts: tuple[Netns, Netns]) 
 
 
 def wait_for_carrier(a: Netns, b: Netns) -> None:
-    from edge_pair import wait
-
     for host in (a, b):
-        wait(lambda host=host: '"UP"' in host.ip("-json link show e0"), "carrier")
+        wait_until(lambda host=host: '"UP"' in host.ip("-json link show e0"), "carrier")
 
 
 def test_reopen_follows_an_interface_that_was_created_anew(hosts: tuple[Netns, Netns]) -> None:

@@ -7,6 +7,7 @@ import time
 import keepalived_pair as pair
 import pytest
 from keepalived_pair import PATIENCE_S, Dialect, dialects
+from patience import becomes, wait_until
 
 from havip.netlab import Lab
 
@@ -37,7 +38,7 @@ def settle(lab: Lab, dialect: Dialect, holder: str) -> None:
     lab.watch.wait_for_holder(dialect.vip, "h1", timeout_s=PATIENCE_S)
     if holder == "keepalived":
         # What havip has to have seen of its holder before it can judge its silence.
-        pair.wait_until(lambda: pair.router(lab["h2"])["fast_detect"] == "armed", "armed")
+        becomes(lambda: pair.router(lab["h2"])["fast_detect"], "armed")
     else:
         lab["h2"].processes[-1].wait_for_log("Entering BACKUP STATE")
         lab.capture.wait_for(lambda f: f.is_vrrp and f.port == "h1", PATIENCE_S, time.monotonic())
@@ -64,9 +65,11 @@ def test_the_better_one_takes_over_and_gives_back_when_it_stops(
     assert_only(lab, dialect, "h2")
     prober.wait_for_answer("h2", since_at=began_at)
     if better == "havip":
-        assert pair.reason(lab["h2"]) == "preempted"
+        pair.becomes_because(lab["h2"], "preempted")
     else:
-        assert pair.reason(lab["h1"]) == "higher_priority"
+        pair.becomes_because(lab["h1"], "higher_priority")
+
+    pair.assert_silenced(lab, dialect, "h1", "h2", began_at)
 
     stopped_at = time.monotonic()
     assert daemon.stop() == 0
@@ -74,9 +77,12 @@ def test_the_better_one_takes_over_and_gives_back_when_it_stops(
     prober.wait_for_answer("h1", since_at=stopped_at)
     assert 0 in [priority for _, priority in pair.priorities(lab, "h2", stopped_at)]
     if better == "keepalived":
-        assert pair.reason(lab["h1"]) == "active_left"
-    # Never two for longer than a handover, in either direction.
-    assert lab.watch.held(dialect.vip, began_at).two_s < 0.5
+        pair.becomes_because(lab["h1"], "active_left")
+    pair.assert_silenced(lab, dialect, "h2", "h1", stopped_at)
+    # Never two but for a handover, once in each direction.
+    events = pair.came_and_went(lab, dialect.vip, began_at)
+    assert sorted(events[:2]) == [("h1", False), ("h2", True)]
+    assert sorted(events[2:]) == [("h1", True), ("h2", False)]
 
 
 @HOLDERS
@@ -90,7 +96,11 @@ def test_a_host_without_power_is_replaced(lab: Lab, dialect: Dialect, holder: st
     assert_only(lab, dialect, "h2")
     prober.wait_for_answer("h2", since_at=off_at)
     if holder == "keepalived":
-        assert pair.reason(lab["h2"]) == "active_unreachable"
+        # On a crowded machine the RFC's timer may win; both are right.
+        wait_until(
+            lambda: pair.reason(lab["h2"]) in ("active_unreachable", "active_silent"),
+            "the holder is gone",
+        )
     assert not lab.watch.held(dialect.vip, off_at).two_s
 
 
@@ -107,7 +117,7 @@ def test_a_killed_daemon_is_replaced(lab: Lab, dialect: Dialect, holder: str) ->
     prober.wait_for_answer("h2", since_at=killed_at)
     if holder == "keepalived":
         # Its kernel answers: the host lives, so the RFC's timer decides.
-        assert pair.reason(lab["h2"]) == "active_silent"
+        pair.becomes_because(lab["h2"], "active_silent")
         assert lab["h1"].has_vip(dialect.vip)
     else:
         lab.watch.wait_until_gone(dialect.vip, "h1")

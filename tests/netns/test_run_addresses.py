@@ -15,14 +15,15 @@ from cluster import (
     announcements,
     decisions,
     holder,
-    is_announcement,
     priorities,
     reasons,
     router,
     settled,
     start,
     wait_for_adverts,
+    wait_for_announcement,
 )
+from patience import becomes
 
 from havip.act.addresses import Addresses
 from havip.core.actions import InstallAddress
@@ -69,7 +70,7 @@ def test_a_deleted_vip_is_back_on_the_same_holder(pair: Lab) -> None:
     first = settled(pair)
     prober = pair.client.probe(VIP)
     prober.wait_for_answer(first.name)
-    for _ in range(3):
+    for _ in range(5):
         deleted_at = time.monotonic()
         first.ip(f"address delete {VIP}/32 dev eth0")
         pair.watch.wait_for(
@@ -82,13 +83,11 @@ def test_a_deleted_vip_is_back_on_the_same_holder(pair: Lab) -> None:
         )
         prober.wait_for_answer(first.name, since_at=deleted_at)
         # Who resolved it meanwhile must learn it again.
-        assert pair.capture.wait_for(
-            lambda frame: is_announcement(frame, pair.vip_address), HANG_S, deleted_at
-        )
+        wait_for_announcement(pair, first, deleted_at)
     assert {e.host for e in pair.watch.vip_events(pair.vip_address)} == {first.name}
     # Told at once, and then with restraint.
     told = [d["event"] for d in decisions(daemons[first.name])].count("put_back")
-    assert 1 <= told < 3
+    assert 1 <= told < 5
 
 
 def test_an_address_flush_takes_the_vip_for_moments_only(make_lab) -> None:
@@ -100,31 +99,29 @@ def test_an_address_flush_takes_the_vip_for_moments_only(make_lab) -> None:
     lab["h1"].ip("-4 address flush dev eth0")
     daemon.wait_for_log("no_address")
     lab.watch.wait_until_gone(lab.vip_address)
-    assert router(lab["h1"])["state"] == "initialize"
+    becomes(lambda: router(lab["h1"])["state"], "initialize")
     lab["h1"].ip("address add 10.77.0.11/24 dev eth0")
     lab.watch.wait_for_holder(lab.vip_address, "h1")
     assert ipv4(lab["h1"]) == ["10.77.0.11/24", f"{VIP}/32"]
-    assert announcements(lab, "h1", flushed_at)
+    wait_for_announcement(lab, "h1", flushed_at)
 
 
 def test_link_down_releases_and_link_up_rejoins(pair: Lab) -> None:
     daemons = start(pair, vrrp_no_preempt=True)
     first = settled(pair)
     (second,) = (host for host in pair.hosts if host is not first)
-    down_at = time.monotonic()
     first.ip("link set eth0 down")
+    down_at = time.monotonic()
     pair.watch.wait_for_holder(pair.vip_address, second.name)
     pair.watch.wait_until_gone(pair.vip_address, first.name)
-    assert router(first)["state"] == "initialize"
+    becomes(lambda: router(first)["state"], "initialize")
     assert router(first)["blocked_by"] == "link_down"
     first.ip("link set eth0 up")
-    daemons[first.name].wait_for(
-        lambda: router(first)["state"] == "backup", HANG_S, "does not rejoin"
-    )
+    becomes(lambda: router(first)["state"], "backup")
     wait_for_adverts(pair, second, 20, time.monotonic())
     assert pair.watch.holders(pair.vip_address) == (second.name,)
-    assert adverts(pair, first, down_at + 0.1) == []
-    assert reasons(daemons[first.name], "moved")[-2:] == ["link_down", "link_up"]
+    assert adverts(pair, first, down_at) == []
+    becomes(lambda: reasons(daemons[first.name], "moved")[-2:], ["link_down", "link_up"])
     # And it takes part again: hears, and succeeds.
     settled(pair)
     second.power_off()
@@ -142,9 +139,7 @@ def test_a_pulled_cable_releases_the_vip(pair: Lab) -> None:
     assert gone.port_id != 0, "deleted, not expired"
     second = holder(pair)
     plugged_at = first.plug()
-    daemons[first.name].wait_for(
-        lambda: router(first)["state"] == "backup", HANG_S, "does not rejoin"
-    )
+    becomes(lambda: router(first)["state"], "backup")
     wait_for_adverts(pair, second, 20, plugged_at)
     assert pair.watch.holders(pair.vip_address) == (second.name,)
     assert not announcements(pair, first, plugged_at)
@@ -158,7 +153,7 @@ def make_interface_again(lab: Lab, host: Host, daemon: Process) -> None:
         f"netns {host.namespace}\nlink set {host.name} master br0 up\n",
     )
     lab.configure(host)
-    daemon.wait_for(lambda: router(host)["state"] == "backup", HANG_S, "does not rejoin")
+    becomes(lambda: router(host)["state"], "backup")
 
 
 def test_an_interface_made_again_wakes_the_daemon(pair: Lab) -> None:
@@ -184,9 +179,9 @@ def test_an_interface_deleted_and_made_again_rejoins(pair: Lab) -> None:
     make_interface_again(pair, first, daemons[first.name])
     settled(pair)
     assert pair.watch.holders(pair.vip_address) == (second.name,)
-    second.power_off()
+    off_at = second.power_off()
     pair.watch.wait_for_holder(pair.vip_address, first.name)
-    assert announcements(pair, first, time.monotonic() - 1)
+    wait_for_announcement(pair, first, off_at)
 
 
 def test_a_stale_address_of_an_earlier_life_is_cleaned_up_at_start(pair: Lab) -> None:
@@ -241,10 +236,10 @@ def test_a_permanent_address_that_appears_later_blocks_a_backup(pair: Lab) -> No
     (second,) = (host for host in pair.hosts if host is not first)
     second.ip(f"address add {VIP}/24 dev eth0")
     daemons[second.name].wait_for_log("address_occupied")
-    assert router(second)["blocked_by"] == "address_occupied"
+    becomes(lambda: router(second)["blocked_by"], "address_occupied")
     assert not router(second)["may_hold"]
     second.ip(f"address delete {VIP}/24 dev eth0")
-    daemons[second.name].wait_for(lambda: router(second)["may_hold"], HANG_S, "still is blocked")
+    becomes(lambda: router(second)["may_hold"], True)
 
 
 def test_a_foreign_host_that_owns_the_vip_is_respected_and_named(make_lab) -> None:
@@ -341,7 +336,7 @@ def test_an_own_address_that_comes_back_stands_before_the_vip_again(pair: Lab) -
     assert f"src {first.ipv4}" in first.ip("route get 10.77.0.201")
     wait_for_adverts(pair, first, 5, time.monotonic())
     assert pair.watch.holders(pair.vip_address) == ("h1",)
-    assert router(first)["state"] == "active"
+    becomes(lambda: router(first)["state"], "active")
 
 
 def test_a_promoted_address_stands_before_the_vip_too(pair: Lab) -> None:
@@ -361,7 +356,7 @@ def test_a_promoted_address_stands_before_the_vip_too(pair: Lab) -> None:
     # It goes on, and speaks from the new address.
     wait_for_adverts(pair, first, 5, time.monotonic())
     assert adverts(pair, first, since_at)[-1].data[26:30] == bytes((10, 77, 0, 77))
-    assert router(first)["state"] == "active"
+    becomes(lambda: router(first)["state"], "active")
 
 
 def test_a_vip_outside_every_subnet_keeps_its_prefix_and_is_reached_by_the_gateway(

@@ -113,7 +113,7 @@ def test_a_reload_begins_and_ends(host: Host, manager: Manager) -> None:
     assert before_us <= begun_us <= time.monotonic_ns() // 1000
     assert reloading == {}
     assert manager.next() == {"READY": "1"}
-    assert "configuration reloaded" in daemon.log_text()
+    daemon.wait_for_log("configuration reloaded")
 
 
 def test_a_reload_that_is_refused_ends_too(host: Host, manager: Manager, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_reload_that_is_refused_ends_too(host: Host, manager: Manager, tmp_pat
     daemon.send(signal.SIGHUP)
     assert "RELOADING" in manager.next()
     assert manager.next() == {"READY": "1"}
-    assert "refused" in daemon.log_text()
+    daemon.wait_for_log("refused")
 
 
 def test_signs_of_life_end_with_the_loop(host: Host, manager: Manager) -> None:
