@@ -38,7 +38,7 @@ demo: root install ## Watch a virtual IP move between three hosts (as root)
 test: root install ## Run every test but those of `make e2e` (as root)
 	ci/tools/build helm3 helm4 ct
 	$(BIN)/pytest --numprocesses=2 --ignore=tests/netns $(PYTEST_FLAGS)
-	$(BIN)/pytest tests/netns $(PYTEST_FLAGS) # real packets, which nothing should disturb
+	$(BIN)/pytest --numprocesses=2 tests/netns $(PYTEST_FLAGS)
 
 .PHONY: tools
 tools: ## Build the chart's tools from pinned Go modules into build/bin: kubectl, helm 3 and 4, …

@@ -38,6 +38,8 @@ def manager(host: Host, tmp_path: Path) -> Iterator[ServiceManager]:
         check=True,
         env={},
     )
+    # docs/manifest.md; the test's own is shorter.
+    assert "\nWatchdogSec=10\n" in done.stdout
     manager = ServiceManager(host, tmp_path, done.stdout, {KEYS: f"1: {'5f' * 32}\n"})
     yield manager
     manager.close()
