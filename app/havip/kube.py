@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,6 +64,17 @@ class _Request:
     body: bytes | None = None
     content_type: str = ""
 
+    def call(self, verb: str = "") -> str:
+        """What RBAC calls it: verb and resource."""
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        begins = {"api": 2, "apis": 3}.get(parts[0], 0)
+        if parts[begins : begins + 1] == ["namespaces"] and len(parts) > begins + 2:
+            begins += 2
+        resource, *name = parts[begins:] or [""]
+        is_list = self.method == "GET" and begins > 0 and not name
+        one = {"GET": "list" if is_list else "get", "POST": "create", "PUT": "update"}
+        return f"{verb or one.get(self.method, self.method.lower())} {resource}"
+
 
 class KubeApi:
     """Asks the servers of one cluster, each call on a connection of its own.
@@ -73,10 +84,18 @@ class KubeApi:
     All calls raise KubeError, and nothing else for what the network or a file does.
     """
 
-    def __init__(self, access: KubeAccess) -> None:
+    def __init__(
+        self, access: KubeAccess, observe: Callable[[str, str], None] = lambda _call, _result: None
+    ) -> None:
+        """
+        Args:
+            observe: told of each call, such as `update leases`, and of how it ended: `ok`, an
+                HTTP status, or the word of a probe.
+        """
         # The system's CAs would vouch for anybody.
         assert access.tls.verify and (access.tls.ca_file or access.tls.ca_data)
         self._access = access
+        self._observe = observe
         self._credentials = Credentials(
             access.tls, token_file=access.token_file, token=access.token, ca_setting="kubeCaFile"
         )
@@ -117,9 +136,10 @@ class KubeApi:
         joint = "&" if "?" in path else "?"
         path = f"{path}{joint}watch=1&timeoutSeconds={max(1, int(timeout_s))}"
         deadline = loop.time() + timeout_s + _OVERDUE_S
+        request = _Request("GET", path)
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._observing(request.call("watch")))
             opening_at = min(deadline, loop.time() + _OPENING_S)
-            request = _Request("GET", path)
             response, attempt = await self._ask(stack, request, opening_at)
             if not response.is_success:
                 body = await self._read(response, attempt, opening_at)
@@ -155,12 +175,23 @@ class KubeApi:
 
     async def _call(self, request: _Request, timeout_s: float) -> dict[str, Any]:
         deadline = asyncio.get_running_loop().time() + timeout_s
-        async with AsyncExitStack() as stack:
-            response, attempt = await self._ask(stack, request, deadline)
-            answer = await self._read(response, attempt, deadline)
-        if not response.is_success:
-            raise self._refused(response.status_code, answer, request)
-        return self._object(answer)
+        with self._observing(request.call()):
+            async with AsyncExitStack() as stack:
+                response, attempt = await self._ask(stack, request, deadline)
+                answer = await self._read(response, attempt, deadline)
+            if not response.is_success:
+                raise self._refused(response.status_code, answer, request)
+            return self._object(answer)
+
+    @contextmanager
+    def _observing(self, call: str) -> Iterator[None]:
+        """Tell how it ends; a cancelled one has no end."""
+        try:
+            yield
+        except KubeError as error:
+            self._observe(call, str(error.status or error.result.value))
+            raise
+        self._observe(call, "ok")
 
     async def _ask(
         self, stack: AsyncExitStack, request: _Request, deadline: float

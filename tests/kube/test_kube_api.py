@@ -589,3 +589,83 @@ def test_the_loop_turns_while_a_large_answer_is_read(certificates):
 
     run(certificates, use, answering_tls(answer({"a": "x" * (ANSWER_LIMIT - 100)})))
     assert turns >= 30
+
+
+# What is counted ---------------------------------------------------------------------------------
+
+_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
+
+
+async def _patch_node(api: KubeApi) -> None:
+    await api.send("PATCH", "/api/v1/nodes/a", {}, timeout_s=5.0)
+
+
+async def _create_lease(api: KubeApi) -> None:
+    await api.send("POST", _LEASES, {}, timeout_s=5.0)
+
+
+async def _update_lease(api: KubeApi) -> None:
+    await api.send("PUT", f"{_LEASES}/havip-10", {}, timeout_s=5.0)
+
+
+async def _get_lease(api: KubeApi) -> None:
+    await api.get(f"{_LEASES}/havip-10", timeout_s=5.0)
+
+
+async def _list_nodes(api: KubeApi) -> None:
+    await api.get("/api/v1/nodes?labelSelector=a", timeout_s=5.0)
+
+
+async def _get_readyz(api: KubeApi) -> None:
+    await get(api)
+
+
+async def _watch_nodes(api: KubeApi) -> None:
+    async with aclosing(api.watch("/api/v1/nodes?a=b", timeout_s=5.0)) as events:
+        async for _ in events:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("use", "call"),
+    [
+        (_patch_node, "patch nodes"),
+        (_create_lease, "create leases"),
+        (_update_lease, "update leases"),
+        (_get_lease, "get leases"),
+        (_list_nodes, "list nodes"),
+        (_watch_nodes, "watch nodes"),
+        (_get_readyz, "get readyz"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+@pytest.mark.parametrize(
+    ("said", "result"),
+    [
+        pytest.param(answer({}), "ok", id="ok"),
+        pytest.param(answer({}, 403), "403", id="403"),
+        pytest.param(answer({}, 409), "409", id="409"),
+        pytest.param(b"nonsense\r\n\r\n", "malformed", id="nonsense"),
+    ],
+)
+def test_calls_are_told_by_how_they_end(
+    certificates: Any, use: Use[None], call: str, said: bytes, result: str
+) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def main() -> None:
+        async with serving(answering_tls(said), server_tls(certificates)) as port:
+            access = KubeAccess(
+                servers=(f"https://127.0.0.1:{port}",),
+                tls=TlsConfig(ca_file=certificates.path("ca.pem"), server_name="127.0.0.1"),
+                token=Secret(TOKEN.encode()),
+            )
+            api = KubeApi(access, lambda *what: told.append(what))
+            try:
+                async with asyncio.timeout(1.0):
+                    await use(api)
+            except KubeError:
+                pass
+
+    asyncio.run(main())
+    assert told == [(call, result)]

@@ -12,6 +12,7 @@ import pytest
 
 from havip.core.config import KubeAccess, PeerSource, Secret, TlsConfig
 from havip.core.events import PeersListed, PeersUnlisted
+from havip.kube import KubeApi
 from havip.sense.kube_peers import PeerWatch
 from servers import server_tls, serving, status
 
@@ -81,7 +82,7 @@ def follow(
                 tls=TlsConfig(ca_file=certificates.path("ca.pem"), server_name="127.0.0.1"),
                 token=Secret(b"t0ken"),
             )
-            task = asyncio.create_task(PeerWatch(access, source, tell).run())
+            task = asyncio.create_task(PeerWatch(KubeApi(access), source, tell).run())
             async with asyncio.timeout(HANG_S):
                 waiting = asyncio.create_task(done.wait())
                 await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from havip.core.backoff import Backoff
 from havip.core.events import LeaseChanged, ProbeResult
 from havip.kube import KubeApi, KubeError
-from havip.sense import leases
 from havip.sense.leases import LeaseWatch
 
 KEY = ("kube-system", "havip-10")
@@ -43,8 +43,7 @@ class Server(KubeApi):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_PAUSE_S", "_PAUSE_MAX_S", "_FORBIDDEN_PAUSE_S"):
-        monkeypatch.setattr(leases, name, 0.0)
+    monkeypatch.setattr(Backoff, "pause_s", lambda _self: 0.0)
 
 
 def told(server: Server, count: int, then: Callable[[LeaseWatch], None] | None = None) -> list[str]:

@@ -16,7 +16,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 from urllib.parse import quote
 
-from havip.core.config import KubeAccess, PeerSource
+from havip.core.backoff import Backoff
+from havip.core.config import PeerSource
 from havip.core.discovery import LISTED
 from havip.core.events import PeersListed, PeersUnlisted, ProbeResult
 from havip.kube import KubeApi, KubeError
@@ -25,7 +26,6 @@ Address = IPv4Address | IPv6Address
 
 _ASK_S: Final = 10.0
 _WATCH_S: Final = 120.0
-_FIRST_RETRY_S: Final = 1.0
 _LONGEST_RETRY_S: Final = 15.0
 _PAGE: Final = 5
 """Objects of one answer: a node with many images has some tens of kilobytes."""
@@ -38,14 +38,14 @@ class PeerWatch:
 
     def __init__(
         self,
-        access: KubeAccess,
+        api: KubeApi,
         source: PeerSource,
         tell: Callable[[PeersListed | PeersUnlisted], None],
     ) -> None:
-        self._api = KubeApi(access)
+        self._api = api
         self._tell = tell
         self._source = source
-        self._chance = random.SystemRandom()
+        self._backoff = Backoff(random.SystemRandom().random, longest_s=_LONGEST_RETRY_S)
         if source.service:
             self._path = (
                 f"/apis/discovery.k8s.io/v1/namespaces/{quote(source.namespace)}/endpointslices"
@@ -60,7 +60,6 @@ class PeerWatch:
     async def run(self) -> None:
         """Until cancelled. Whatever the API server does, it is asked again."""
         loop = asyncio.get_running_loop()
-        retry_s = _FIRST_RETRY_S
         try:
             while True:
                 began_at = loop.time()
@@ -70,10 +69,8 @@ class PeerWatch:
                     if error.status != HTTPStatus.GONE:
                         self._tell(PeersUnlisted(detail=f"{self._source}: {error.detail}"))
                 if loop.time() - began_at > _LONGEST_RETRY_S:
-                    retry_s = _FIRST_RETRY_S
-                # All nodes lose the same server at once.
-                await asyncio.sleep(retry_s * self._chance.uniform(0.5, 1.5))
-                retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
+                    self._backoff.succeed()
+                await asyncio.sleep(self._backoff.pause_s())
         finally:
             await self._api.close()
 

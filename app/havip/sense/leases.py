@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from havip.core.backoff import Backoff
 from havip.core.events import LeaseChanged
 from havip.kube import KubeApi, KubeError
 
 _WATCH_S: Final = 300.0
 """After which a watch is begun anew: its connection may have died in silence."""
-_PAUSE_S: Final = 1.0
-_PAUSE_MAX_S: Final = 60.0
-_FORBIDDEN_PAUSE_S: Final = 300.0
-"""Whoever does not allow watches has those who wait look each `leaseRetryPeriod`."""
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -54,22 +52,23 @@ class LeaseWatch:
             f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
             f"?fieldSelector=metadata.name%3D{name}"
         )
-        pause_s = _PAUSE_S
+        # Whoever does not allow watches has those who wait look each `leaseRetryPeriod`.
+        backoff = Backoff(random.SystemRandom().random)
         while True:
             try:
                 async with contextlib.aclosing(api.watch(path, timeout_s=_WATCH_S)) as events:
                     async for event in events:
-                        pause_s = _PAUSE_S
+                        backoff.succeed()
                         changed = LeaseChanged(
                             namespace=namespace, name=name, version=_version(event["object"])
                         )
                         # By the loop: what goes wrong in the core reaches its exception handler.
                         asyncio.get_running_loop().call_soon(self._deliver, changed)
-            except KubeError as error:
-                pause_s = min(2 * pause_s, _PAUSE_MAX_S)
-                if error.status in (401, 403):
-                    pause_s = _FORBIDDEN_PAUSE_S
-            await asyncio.sleep(pause_s)
+            except KubeError:
+                pass
+            else:
+                backoff.succeed()
+            await asyncio.sleep(backoff.pause_s())
 
 
 def _version(lease: Mapping[str, Any]) -> str:
