@@ -160,6 +160,7 @@ class Driver:
     routers: tuple[RouterConfig, ...] = field(default_factory=lambda: (router(),))
     checks: tuple[CheckConfig, ...] = ()
     all_unhealthy: AllUnhealthy = AllUnhealthy.DROP
+    node_weight: int | None = None
     random: float = 0.0
     net: Net = V4
     now: float = 1000.0
@@ -183,6 +184,7 @@ class Driver:
             checks=self.checks,
             all_unhealthy=self.all_unhealthy,
             peer_source=PeerSource(service="havip-peers", file="peers.json"),
+            node_weight=self.node_weight,
         )
 
     # Time and facts ----------------------------------------------------------------------

@@ -18,17 +18,13 @@ from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 from havip.core.actions import Report, Topic
-from havip.core.reasons import Reason
+from havip.core.reasons import WARNINGS
 
 LogFormat = Literal["auto", "text", "json"]
 Value = str | int | float
 
 _LINE_LIMIT = 4096
 """Bytes. A pipe takes a line of up to PIPE_BUF whole or not at all (pipe(7))."""
-
-_WARNINGS = frozenset(
-    {Reason.CHECK_FAILED, Reason.INSTALL_FAILED, Reason.SEND_FAILED, Reason.FROZEN}
-)
 
 
 class Journal:
@@ -51,7 +47,7 @@ class Journal:
 
     def write(self, report: Report, at_utc: float) -> None:
         """One decision of the core, made at `at_utc` (seconds since the epoch)."""
-        is_warning = report.topic in {Topic.ALARM, Topic.REFUSED} or report.reason in _WARNINGS
+        is_warning = report.topic in {Topic.ALARM, Topic.REFUSED} or report.reason in WARNINGS
         values: dict[str, Value] = {}
         if report.router:
             values["router"] = report.router

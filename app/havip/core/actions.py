@@ -115,6 +115,8 @@ class Topic(StrEnum):
     """A reload changed a virtual router in place."""
     PEERS = "peers"
     """Adverts go to others than before."""
+    NODE = "node"
+    """What Kubernetes plans for this node has changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

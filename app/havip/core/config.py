@@ -139,6 +139,8 @@ class RouterConfig:
     """Within which every node is told of a new password or key (`core.rotation`)."""
     lease: LeaseConfig | None = None
     """None: elected by VRRP."""
+    holder_lease: tuple[str, str] | None = None
+    """Namespace and name of a Lease that only shows who holds; None: none does, or `lease`."""
 
     @property
     def interfaces(self) -> tuple[str, str]:
@@ -258,3 +260,16 @@ class NodeConfig:
     """None: the Kubernetes API is not used, but perhaps by a check."""
     peer_source: PeerSource | None = None
     """None: no leg discovers its peers."""
+    node_weight: int | None = None
+    """Added to the priorities while Kubernetes has this node leave (−253…0); None: its Node object
+    is not watched."""
+    shows_events: bool = False
+    """Each change of a virtual router's state becomes an Event of the Node."""
+    shows_label: bool = False
+    """The Node is labelled while it holds."""
+
+    @property
+    def shows_anything(self) -> bool:
+        """Whether Kubernetes is told who holds, beside an election by Lease."""
+        has_lease = any(router.holder_lease is not None for router in self.routers)
+        return has_lease or self.shows_events or self.shows_label

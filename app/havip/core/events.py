@@ -208,6 +208,27 @@ class PeersUnlisted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSeen:
+    """What this node's Node object says of its future; what is malformed says nothing."""
+
+    is_unschedulable: bool = False
+    taints: frozenset[str] = frozenset()
+    """Their keys."""
+    not_ready_because: str = ""
+    """Of a condition Ready=False: its reason and message."""
+    is_stepping_down: bool = False
+    """By the annotation for that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeUnseen:
+    """The API does not show this node's Node object; it is asked again."""
+
+    detail: str
+    """For people, with a remedy. Never a credential."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """SIGTERM or SIGINT: hand the VIPs over, then say Finished."""
 
@@ -237,6 +258,8 @@ Event = (
     | ActionFailed
     | PeersListed
     | PeersUnlisted
+    | NodeSeen
+    | NodeUnseen
     | StopRequested
     | Reconfigured
 )

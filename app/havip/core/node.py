@@ -32,6 +32,8 @@ from havip.core.events import (
     LeaseRead,
     LeaseWritten,
     LinkChanged,
+    NodeSeen,
+    NodeUnseen,
     PeersListed,
     PeersUnlisted,
     ProbeFinished,
@@ -41,6 +43,7 @@ from havip.core.events import (
     VrrpReceived,
     Woken,
 )
+from havip.core.node_state import NodeState
 from havip.core.reasons import Reason
 from havip.core.router import Router
 from havip.core.tenant import Tenant
@@ -77,6 +80,7 @@ class Node:
         self._failure_alarms: dict[tuple[str, int], Restraint] = {}
         self._lease_requests = count(1)
         self._peer_lists = PeerLists()
+        self._state = NodeState()
         self._utc_offset_s = 0.0
         self._is_started = False
         self._is_stopping = False
@@ -113,6 +117,7 @@ class Node:
     def view(self, now: float) -> NodeView:
         """The node as `/status` shows it."""
         not_ready_because = self._not_ready_because()
+        weight = self._config.node_weight
         return NodeView(
             node_name=self._config.node_name,
             version=__version__,
@@ -122,6 +127,7 @@ class Node:
             routers=tuple(router.view(now) for router in self._routers.values()),
             checks=tuple(check.view(now) for check in self._checks.values()),
             transitions=tuple(self._transitions),
+            node_object=None if weight is None else self._state.view(weight),
         )
 
     def _dispatch(self, now: float, event: Event) -> list[Action]:
@@ -183,6 +189,12 @@ class Node:
                 out += self._peer_lists.keep([each.listed_peers for each in self._discovering])
             case PeersUnlisted():
                 out += self._peer_lists.miss(now, event)
+            case NodeSeen():
+                if self._config.node_weight is not None:
+                    out += self._state.see(now, event)
+                    out += self._judge(now, self._state.reason)
+            case NodeUnseen():
+                out += self._state.miss(now, event)
             case _:
                 assert_never(event)
         for router in self._all_routers:
@@ -215,6 +227,8 @@ class Node:
         self._facts = {k: fact for k, fact in self._facts.items() if fact.interface in watched}
         if config.peer_source != self._config.peer_source:
             self._peer_lists = PeerLists()
+        if config.node_weight is None:
+            self._state = NodeState()
         self._config = config
         wanted_checks = {check.name: check for check in config.checks}
         for name in self._checks.keys() - wanted_checks.keys():
@@ -270,12 +284,15 @@ class Node:
         return out
 
     def _standing(self, router: RouterConfig, *, is_active: bool) -> Standing:
+        checks = [
+            (c.name, c.config.weight, c.verdict_for(holder=is_active))
+            for c in self._checks.values()
+        ]
+        if self._config.node_weight is not None:
+            checks += self._state.check(self._config.node_weight)
         return standing(
             priority=router.priority,
-            checks=[
-                (c.name, c.config.weight, c.verdict_for(holder=is_active))
-                for c in self._checks.values()
-            ],
+            checks=checks,
             all_unhealthy=self._config.all_unhealthy,
         )
 

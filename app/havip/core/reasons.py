@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class State(StrEnum):
@@ -82,4 +83,22 @@ class Reason(StrEnum):
     """The Kubernetes API does not say who the peers are."""
     PEER_HEARD = "peer_heard"
     """A peer that no list named made itself known."""
+    NODE_CORDONED = "node_cordoned"
+    """Kubernetes schedules nothing on this node any more: a drain begins with that."""
+    NODE_TAINTED = "node_tainted"
+    """A taint says that this node is shut down, or about to be deleted."""
+    NODE_SHUTS_DOWN = "node_shuts_down"
+    """The kubelet says that this machine is shutting down."""
+    NODE_STEPS_DOWN = "node_steps_down"
+    """Somebody has annotated this node so that another one shall hold."""
+    NODE_STAYS = "node_stays"
+    """Nothing speaks against this node any more."""
+    NODE_UNKNOWN = "node_unknown"
+    """The Kubernetes API does not say what is planned for this node."""
     RECONFIGURED = "reconfigured"
+
+
+WARNINGS: Final = frozenset(
+    {Reason.CHECK_FAILED, Reason.INSTALL_FAILED, Reason.SEND_FAILED, Reason.FROZEN}
+)
+"""What a person should look at, although the node has dealt with it."""

@@ -90,6 +90,19 @@ class RouterView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeObjectView:
+    leaving: str
+    """Reason why this node is about to leave; empty while it stays."""
+    detail: str
+    weight: int
+    """Added to the priorities while it is about to leave."""
+    seen_at: float | None
+    """When the Node object was seen last; None: never."""
+    problem: str
+    """Why it is not seen; empty when it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
     node_name: str
     version: str
@@ -100,3 +113,5 @@ class NodeView:
     checks: tuple[CheckView, ...]
     transitions: tuple[TransitionView, ...]
     """The last 100, oldest first."""
+    node_object: NodeObjectView | None = None
+    """None: it is not watched."""

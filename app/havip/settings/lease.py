@@ -27,6 +27,34 @@ def lease_of(loaded: Loaded, router: RouterSettings, access: KubeAccess) -> Leas
     )
 
 
+def holder_lease_of(
+    loaded: Loaded, router: RouterSettings, access: KubeAccess
+) -> tuple[str, str] | None:
+    """Namespace and name of the Lease that shows who holds, where another way elects."""
+    settings = loaded.settings
+    if settings.election is Election.LEASE or not settings.kube_holder_lease:
+        return None
+    return settings.lease_namespace or access.namespace, lease_name(router)
+
+
+def lacks_to_show(loaded: Loaded, access: KubeAccess | None) -> Iterator[ConfigWarning]:
+    """What was asked for and cannot be had: the VIP moves without it as well."""
+    settings = loaded.settings
+    for name, is_on in (
+        ("kubeHolderLease", settings.kube_holder_lease),
+        ("kubeEvents", settings.kube_events),
+        ("kubeHolderLabel", settings.kube_holder_label),
+        ("kubeNodeWatch", settings.kube_node_watch),
+    ):
+        if is_on and access is None:
+            yield ConfigWarning(
+                field=name,
+                problem="there is no access to the Kubernetes API, so it has no effect",
+                remedy="set kubeconfigFile, or kubeApiServer with kubeCaFile and kubeTokenFile, or "
+                "leave it out",
+            )
+
+
 def lacks_for_lease(
     loaded: Loaded, reach: Reach, access: KubeAccess | None, about_access: Iterable[ConfigWarning]
 ) -> Iterator[Problem]:

@@ -166,8 +166,8 @@ class RouterSettings(BaseModel):
     )
     lease_name: LeaseName | None = _setting(
         None,
-        "Name of the Lease that elects the holder. The same on all nodes of one VIP, and used by "
-        "nothing else.",
+        "Name of the Lease that elects the holder, or shows it. The same on all nodes of one VIP, "
+        "and used by nothing else.",
         shown="`havip-` and `virtualRouterId`",
     )
     vip_take_over: bool = _setting(
@@ -387,6 +387,29 @@ class AllSettings(RouterSettings):
         "With `vrrpUnicastPeers: auto`: labels of the nodes that are the peers, such as "
         "`node-role.kubernetes.io/control-plane`.",
         shown="none",
+    )
+    kube_holder_lease: bool = _setting(
+        False,
+        "Show who holds in a Lease: `leaseName` in `leaseNamespace`. With `election: lease` the "
+        "Lease that elects shows it anyway.",
+    )
+    kube_events: bool = _setting(
+        False,
+        "Tell of each change of state, with its reason, by an Event of the Node, in the namespace "
+        "`default`.",
+    )
+    kube_holder_label: bool = _setting(
+        False, "Label the Node while it holds: `havip.io/holder-` and `virtualRouterId`."
+    )
+    kube_node_watch: bool = _setting(
+        False,
+        "Lower the priority by `kubeNodeWeight` while Kubernetes has this node leave: cordoned, "
+        "shutting down, tainted for deletion, or annotated `havip.io/step-down=true`.",
+    )
+    kube_node_weight: Annotated[Integer, Field(ge=-253, le=0)] = _setting(
+        -30,
+        "Added to the priority while Kubernetes has this node leave; more than the priorities of "
+        "the nodes differ by.",
     )
     state_directory: Path = _setting(
         "/var/lib/havip",

@@ -27,7 +27,7 @@ from havip.core.host import Host, HostAddress, Interface
 from havip.settings.checks import checks_of
 from havip.settings.errors import ConfigError, ConfigWarning, Problem
 from havip.settings.kube import access_of, reach_of
-from havip.settings.lease import lacks_for_lease, lease_of
+from havip.settings.lease import holder_lease_of, lacks_for_lease, lacks_to_show, lease_of
 from havip.settings.load import Loaded
 from havip.settings.model import RouterSettings
 from havip.settings.values import Address, reserved_in
@@ -72,7 +72,7 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
         access, about_access = access_of(loaded, reach)
         problems += lacks_for_lease(loaded, reach, access, about_access)
         checks, about_checks = checks_of(loaded, reach)
-        warnings += [*about_access, *about_checks]
+        warnings += [*about_access, *about_checks, *lacks_to_show(loaded, access)]
     except ConfigError as error:
         problems += error.problems
     discovering = [
@@ -90,9 +90,17 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
     if problems:
         raise ConfigError.of(map(loaded.traced, problems))
     if access is not None:
-        leases = [lease_of(loaded, each, access) for each in loaded.routers.values()]
-        placed = zip(routers.items(), leases, strict=True)
-        routers = {name: replace(router, lease=lease) for (name, router), lease in placed}
+        routers = {
+            name: replace(
+                router,
+                lease=lease_of(loaded, settings, access),
+                holder_lease=holder_lease_of(loaded, settings, access),
+            )
+            for (name, router), settings in zip(
+                routers.items(), loaded.routers.values(), strict=True
+            )
+        }
+    wanted = loaded.settings
     config = NodeConfig(
         node_name=loaded.node_name,
         routers=tuple(routers.values()),
@@ -100,6 +108,11 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
         all_unhealthy=loaded.settings.all_unhealthy,
         kube=access,
         peer_source=_peer_source(loaded, discovering, access),
+        node_weight=(
+            wanted.kube_node_weight if access is not None and wanted.kube_node_watch else None
+        ),
+        shows_events=access is not None and wanted.kube_events,
+        shows_label=access is not None and wanted.kube_holder_label,
     )
     return config, warnings
 

@@ -258,11 +258,13 @@ def of_all(settings: Settings, routers: dict[str, RouterSettings]) -> Iterator[P
                 remedy="set 16 or more, or allUnhealthy: drop",
             )
     for (_, one), (prefix, other) in combinations(routers.items(), 2):
-        if settings.election is Election.LEASE and lease_name(one) == lease_name(other):
+        elects = settings.election is Election.LEASE
+        uses_leases = elects or settings.kube_holder_lease
+        if uses_leases and lease_name(one) == lease_name(other):
             yield Problem(
                 field=f"{prefix}leaseName",
                 value=lease_name(other),
-                problem="elects the holder of another virtual router",
+                problem=f"{'elects' if elects else 'shows'} the holder of another virtual router",
                 remedy="give each its own leaseName, or its own virtualRouterId",
             )
         taken = {vip.ip for vip in one.vip_address_cidr or ()}

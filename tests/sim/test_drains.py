@@ -1,0 +1,116 @@
+"""Planned moves by what Kubernetes says of the nodes: to a better one without a gap, or not at all.
+
+The lab judges every step: never two holders for longer than a hand-over, no client cut off.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from havip.core.events import NodeSeen, NodeUnseen
+from havip.sim.lab import Lab
+from havip.sim.machine import Machine
+
+CORDONED = NodeSeen(is_unschedulable=True)
+WEIGHT = -30
+
+
+def draining(seed: int, priority: int | tuple[int, ...] = 100, **router: object) -> Lab:
+    lab = Lab(nodes=3, priority=priority, seed=seed, node={"node_weight": WEIGHT}, router=router)
+    lab.settle()
+    return lab
+
+
+def tell(lab: Lab, machine: Machine, event: NodeSeen | NodeUnseen) -> None:
+    assert machine.process is not None
+    lab.note(machine.name, f"is told {event}")
+    machine.process.post(event)
+
+
+@pytest.mark.parametrize("no_preempt", [False, True], ids=["", "vrrpNoPreempt"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(CORDONED, id="cordoned"),
+        pytest.param(NodeSeen(is_stepping_down=True), id="annotated"),
+        pytest.param(NodeSeen(not_ready_because="x: node is shutting down"), id="shutting down"),
+        pytest.param(
+            NodeSeen(taints=frozenset({"ToBeDeletedByClusterAutoscaler"})), id="to be deleted"
+        ),
+    ],
+)
+def test_the_vip_moves_from_a_node_that_is_about_to_leave(
+    seed: int, event: NodeSeen, no_preempt: bool
+) -> None:
+    lab = draining(seed, no_preempt=no_preempt)
+    former, at, before = lab.holder, lab.now, len(lab.takeovers)
+    tell(lab, former, event)
+    lab.run_for(2.0)
+    assert lab.holder is not former, lab.story()
+    assert len(lab.takeovers) == before + 1, lab.story()
+    assert lab.clients[0].cut_off_s(at) == 0.0, lab.story()
+
+
+def test_where_every_node_is_cordoned_nothing_moves(seed: int) -> None:
+    lab = draining(seed)
+    before = len(lab.takeovers)
+    for machine in lab.backups:
+        tell(lab, machine, CORDONED)
+    lab.run_for(1.0)
+    tell(lab, lab.holder, CORDONED)
+    lab.run_for(10.0)
+    assert len(lab.takeovers) == before, lab.story()
+
+
+def test_nodes_that_are_drained_one_after_the_other_move_it_to_who_is_left(seed: int) -> None:
+    lab = draining(seed)
+    at = lab.now
+    for _ in range(2):
+        tell(lab, lab.holder, CORDONED)
+        lab.run_for(3.0)
+    last, before = lab.holder, len(lab.takeovers)
+    tell(lab, last, CORDONED)
+    lab.run_for(10.0)
+    assert lab.holder is last, lab.story()
+    assert len(lab.takeovers) == before, lab.story()
+    assert lab.clients[0].cut_off_s(at) == 0.0, lab.story()
+
+
+def test_a_node_that_is_uncordoned_does_not_take_it_back_from_its_equal(seed: int) -> None:
+    lab = draining(seed)
+    former = lab.holder
+    tell(lab, former, CORDONED)
+    lab.run_for(2.0)
+    before = len(lab.takeovers)
+    tell(lab, former, NodeSeen())
+    lab.run_for(10.0)
+    assert len(lab.takeovers) == before, lab.story()
+
+
+def test_a_node_that_is_preferred_by_more_than_the_weight_keeps_it(seed: int) -> None:
+    lab = draining(seed, (200, 100, 100))
+    before = len(lab.takeovers)
+    tell(lab, lab.holder, CORDONED)
+    lab.run_for(10.0)
+    assert len(lab.takeovers) == before, lab.story()
+
+
+def test_a_cordoned_node_still_takes_over_from_the_dead(seed: int) -> None:
+    lab = draining(seed)
+    for machine in lab.machines:
+        tell(lab, machine, CORDONED)
+    lab.run_for(1.0)
+    lab.holder.power_off()
+    lab.run_for(1.0)
+    assert len(lab.holders) == 1, lab.story()
+
+
+def test_an_api_that_goes_away_moves_nothing(seed: int) -> None:
+    lab = draining(seed)
+    tell(lab, lab.holder, CORDONED)
+    lab.run_for(2.0)
+    before = len(lab.takeovers)
+    for machine in lab.machines:
+        tell(lab, machine, NodeUnseen(detail="nothing listens"))
+    lab.run_for(30.0)
+    assert len(lab.takeovers) == before, lab.story()
