@@ -29,6 +29,7 @@ from typing import Final
 from havip.act.addresses import Addresses
 from havip.act.http import Server, is_of_accept, metrics_pages, status_pages
 from havip.act.journal import Journal
+from havip.act.kube_record import KubeRecord
 from havip.act.lease import Leases
 from havip.act.lock import Lock, LockHeldError, Subject
 from havip.act.metrics import Metrics
@@ -68,11 +69,13 @@ from havip.core.events import (
 )
 from havip.core.host import Host
 from havip.core.node import Node
+from havip.core.reasons import State
 from havip.core.view import NodeView
 from havip.kube import KubeApi
 from havip.sense.checks import Prober
 from havip.sense.files import FileWatch
 from havip.sense.host import HostWatch
+from havip.sense.kube_node import NodeWatch
 from havip.sense.kube_peers import PeerWatch
 from havip.sense.leases import LeaseWatch
 from havip.sense.packets import PacketSockets
@@ -138,7 +141,7 @@ class Daemon:
         self._files = files
         self._reload = reload
         self._node = Node(config, random=random.SystemRandom().random)
-        self._metrics = Metrics(self._view, lambda: journal.dropped)
+        self._metrics = Metrics(self._view, lambda: journal.dropped, self._events_dropped)
         self._events: deque[Event] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._done = asyncio.Event()
@@ -153,6 +156,8 @@ class Daemon:
         self._reload_because = ""
         self._discovering: asyncio.Task[None] | None = None
         self._keeper: PeersKeeper | None = None
+        self._watching_node: asyncio.Task[None] | None = None
+        self._record: KubeRecord | None = None
         # Of its own: asyncio's threads may all wait for a token on a file system that hangs.
         self._reloader = ThreadPoolExecutor(
             1, thread_name_prefix="havip-reload", initializer=step_behind_the_loop
@@ -198,10 +203,12 @@ class Daemon:
             self._watch_sockets()
             self._check_clock()
             self._use_leases(self._config, None)
+            self._show_in_kube(self._config, None)
             self._deliver(Started(utc_offset_s=self._utc_offset_s))
             for event in self._host.initial_events():
                 self._deliver(event)
             self._discover_peers(self._config)
+            self._watch_node(self._config, None)
             # What is allocated by now lives for good: the collector need not walk it again.
             gc.collect()
             gc.freeze()
@@ -352,6 +359,8 @@ class Daemon:
             case Report():
                 self._metrics.observe(action)
                 self._journal.write(action, now + self._utc_offset_s)
+                if self._record is not None:
+                    self._record.note(action, now + self._utc_offset_s)
             case Count():
                 self._metrics.observe(action)
             case Finished():
@@ -442,11 +451,13 @@ class Daemon:
         old_config, self._config = self._config, config
         self._prober.reconfigure(config.checks)
         self._use_leases(config, old_config)
+        self._show_in_kube(config, old_config)
         # Before anything that the new watch has heard since, which is newer.
         self._events += [Reconfigured(config=config), *events]
         self._run()
         if (config.kube, config.peer_source) != (old_config.kube, old_config.peer_source):
             self._discover_peers(config)
+        self._watch_node(config, old_config)
         self._journal.info("configuration reloaded", because=because)
 
     def _use_leases(self, config: NodeConfig, old: NodeConfig | None) -> None:
@@ -458,7 +469,7 @@ class Daemon:
         if leases and (old is None or self._kube is None or config.kube != old.kube):
             assert config.kube is not None
             # What the old one has under way ends there.
-            self._kube = KubeApi(config.kube)
+            self._kube = self._kube_api(config.kube)
             if self._leases is None:
                 self._leases = Leases(self._kube, self._deliver)
             self._leases.use(self._kube)
@@ -481,7 +492,45 @@ class Daemon:
             )
         if addresses:
             self._deliver(PeersListed(addresses=addresses, is_kept=True))
-        await PeerWatch(access, source, self._deliver).run()
+        await PeerWatch(self._kube_api(access), source, self._deliver).run()
+
+    def _watch_node(self, config: NodeConfig, old: NodeConfig | None) -> None:
+        """Follow what Kubernetes plans for this node, where the configuration wants that."""
+        wanted = _node_watch_of(config)
+        if old is not None and wanted == _node_watch_of(old):
+            return
+        if self._watching_node is not None:
+            self._watching_node.cancel()
+            self._watching_node = None
+        if wanted is not None:
+            access, name = wanted
+            watch = NodeWatch(self._kube_api(access), name, self._deliver)
+            self._watching_node = self._start(watch.run())
+
+    def _show_in_kube(self, config: NodeConfig, old: NodeConfig | None) -> None:
+        """Have Kubernetes show who holds, where the configuration wants that.
+
+        One that does not want it any more has what is shown taken back.
+        """
+        access = config.kube
+        if self._record is not None:
+            is_other = access is not None and (old is None or access != old.kube)
+            self._record.use(self._kube_api(access) if access and is_other else None, config)
+        elif access is not None and config.shows_anything:
+            since_utc = {
+                router.name: router.since_at + self._utc_offset_s
+                for router in self._view().routers
+                if router.state == State.ACTIVE
+            }
+            self._record = KubeRecord(
+                self._kube_api(access), config, since_utc, warn=self._journal.warning
+            )
+
+    def _events_dropped(self) -> int:
+        return 0 if self._record is None else self._record.dropped
+
+    def _kube_api(self, access: KubeAccess) -> KubeApi:
+        return KubeApi(access, self._metrics.observe_kube_call)
 
     def _refuse_reload(self, error: Exception, because: str) -> None:
         self._journal.error(
@@ -561,7 +610,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for fileno in self._watched:
             loop.remove_reader(fileno)
-        for task in (self._watching, self._discovering):
+        for task in (self._watching, self._discovering, self._watching_node):
             if task is not None:
                 task.cancel()
         await self._prober.close()
@@ -572,6 +621,17 @@ class Daemon:
             await server.close()
         self._manager.close()
         self._opened.close()
+        # Last, since it may take a moment: nothing is held any more.
+        if self._record is not None:
+            if self._failure is None:
+                await self._record.finish()
+            await self._record.close()
+
+
+def _node_watch_of(config: NodeConfig) -> tuple[KubeAccess, str] | None:
+    if config.kube is None or config.node_weight is None:
+        return None
+    return config.kube, config.node_name
 
 
 def _keys(config: NodeConfig) -> set[tuple[str, Subject]]:

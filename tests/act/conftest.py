@@ -4,7 +4,15 @@ import time
 
 import pytest
 
-from havip.core.view import CheckView, LeaseView, NodeView, PeerView, RouterView, TransitionView
+from havip.core.view import (
+    CheckView,
+    LeaseView,
+    NodeObjectView,
+    NodeView,
+    PeerView,
+    RouterView,
+    TransitionView,
+)
 
 
 @pytest.fixture
@@ -92,4 +100,7 @@ def view() -> NodeView:
         routers=(router,),
         checks=checks,
         transitions=(transition,),
+        node_object=NodeObjectView(
+            leaving="node_cordoned", detail="", weight=-30, seen_at=now - 1, problem=""
+        ),
     )

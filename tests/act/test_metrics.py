@@ -49,6 +49,7 @@ def feed(metrics: Metrics) -> None:
     )
     metrics.observe_probe(ProbeFinished(check="service", result=ProbeResult.PASSED))
     metrics.observe_loop_delay(0.003)
+    metrics.observe_kube_call("update leases", "ok")
 
 
 def test_counts(view: NodeView):
@@ -102,7 +103,7 @@ def test_probes(view: NodeView):
 
 def test_the_view_at_the_scrape(view: NodeView):
     shown = [view]
-    metrics = Metrics(lambda: shown[0], lambda: 7)
+    metrics = Metrics(lambda: shown[0], lambda: 7, lambda: 3)
 
     def of_router(name: str, **labels: str) -> float | None:
         return value(metrics, f"havip_router_{name}", router="eth0/10", **labels)
@@ -119,6 +120,7 @@ def test_the_view_at_the_scrape(view: NodeView):
     assert value(metrics, "havip_check_healthy", check="service") == 0
     assert value(metrics, "havip_check_healthy", check="kube_api") is None
     assert value(metrics, "havip_log_lines_dropped_total") == 7
+    assert value(metrics, "havip_kube_events_dropped_total") == 3
     assert value(metrics, "havip_info", node="node-1", version="0.1.0") == 1
 
     active = replace(view.routers[0], state="active", is_holding=True, may_hold=True, blocked_by="")
@@ -126,6 +128,23 @@ def test_the_view_at_the_scrape(view: NodeView):
     assert of_router("state", state="active") == 1
     assert of_router("holding") == 1
     assert of_router("blocked", reason="check_failed") is None
+
+
+def test_a_node_that_is_about_to_leave(view: NodeView):
+    shown = [view]
+    metrics = Metrics(lambda: shown[0])
+    assert view.node_object is not None
+
+    def leaving(reason: str) -> float | None:
+        return value(metrics, "havip_node_leaving", reason=reason)
+
+    assert (leaving("node_cordoned"), leaving("node_tainted")) == (1, 0)
+    shown[0] = replace(view, node_object=replace(view.node_object, leaving=""))
+    assert (leaving("node_cordoned"), leaving("node_tainted")) == (0, 0)
+    shown[0] = replace(view, node_object=replace(view.node_object, seen_at=None))
+    assert leaving("node_cordoned") is None, "never seen"
+    shown[0] = replace(view, node_object=None)
+    assert leaving("node_cordoned") is None, "not watched"
 
 
 def test_a_host_name_that_is_no_utf_8(view: NodeView):

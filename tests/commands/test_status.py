@@ -14,7 +14,15 @@ import pytest
 
 from havip.act.http import Server, status_pages
 from havip.commands.status import default_url
-from havip.core.view import CheckView, LeaseView, NodeView, PeerView, RouterView, TransitionView
+from havip.core.view import (
+    CheckView,
+    LeaseView,
+    NodeObjectView,
+    NodeView,
+    PeerView,
+    RouterView,
+    TransitionView,
+)
 
 
 def view() -> NodeView:
@@ -112,6 +120,16 @@ def status_of(
             await server.close()
 
     return asyncio.run(serve_and_ask())
+
+
+def test_a_node_that_is_about_to_leave() -> None:
+    plan = NodeObjectView(
+        leaving="node_cordoned", detail="", weight=-30, seen_at=time.monotonic(), problem=""
+    )
+    _, out, _ = status_of(replace(view(), node_object=plan))
+    assert out.splitlines()[0].endswith("ready  about to leave: node_cordoned")
+    _, out, _ = status_of(replace(view(), node_object=replace(plan, leaving="")))
+    assert out.splitlines()[0].endswith("ready")
 
 
 def test_table() -> None:

@@ -169,8 +169,8 @@ def encode(record: LeaseRecord, key: Key, *, onto: Mapping[str, Any]) -> dict[st
             **onto.get("spec", {}),
             "holderIdentity": record.holder,
             "leaseDurationSeconds": record.duration_s,
-            "acquireTime": _text(record.acquired_us),
-            "renewTime": _text(record.renewed_us),
+            "acquireTime": micro_time(record.acquired_us),
+            "renewTime": micro_time(record.renewed_us),
             "leaseTransitions": record.transitions,
         },
     }
@@ -195,7 +195,8 @@ def _microseconds(text: object) -> int | None:
         return None
 
 
-def _text(us: int) -> str:
+def micro_time(us: int) -> str:
+    """Microseconds since the epoch as a MicroTime."""
     return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

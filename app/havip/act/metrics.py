@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from havip.core.actions import Action, Count, Report, Topic
 from havip.core.actions import Counter as Counted
 from havip.core.events import ProbeFinished
+from havip.core.node_state import LEAVING
 from havip.core.reasons import State
 from havip.core.view import CheckView, NodeView, RouterView
 
@@ -128,6 +129,24 @@ _LINES_DROPPED = Family(
     (),
     "Log lines dropped because whoever reads them did not keep up.",
 )
+_KUBE_CALLS = Family(
+    "havip_kube_calls_total",
+    "counter",
+    ("call", "result"),
+    "Calls to the Kubernetes API, checks apart, by `ok`, the HTTP status, or how they failed.",
+)
+_EVENTS_DROPPED = Family(
+    "havip_kube_events_dropped_total",
+    "counter",
+    (),
+    "Events that the Kubernetes API did not take, or not in time.",
+)
+_LEAVING = Family(
+    "havip_node_leaving",
+    "gauge",
+    ("reason",),
+    "1 for why Kubernetes has this node leave, else 0; absent while its Node was never seen.",
+)
 _INFO = Family("havip_info", "gauge", ("node", "version"), "Always 1.")
 _READY = Family(
     "havip_ready",
@@ -202,6 +221,7 @@ _LAST_PROBE = Family(
 FAMILIES: tuple[Family, ...] = (
     _INFO,
     _READY,
+    _LEAVING,
     _STATE,
     _STATE_SINCE,
     _LAST_REASON,
@@ -224,6 +244,8 @@ FAMILIES: tuple[Family, ...] = (
     _LAST_PROBE,
     _PROBES,
     _PROBE_SECONDS,
+    _KUBE_CALLS,
+    _EVENTS_DROPPED,
     _LOOP_DELAY,
     _LINES_DROPPED,
 )
@@ -256,16 +278,21 @@ class Metrics:
     Args:
         snapshot: the node as it is now; asked at each scrape.
         lines_dropped: how many log lines were dropped since the start.
+        events_dropped: how many Events of Kubernetes were.
     """
 
     def __init__(
-        self, snapshot: Callable[[], NodeView], lines_dropped: Callable[[], int] = lambda: 0
+        self,
+        snapshot: Callable[[], NodeView],
+        lines_dropped: Callable[[], int] = lambda: 0,
+        events_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
         self._registry = CollectorRegistry()
         self._counters = {key: self._counter(family) for key, family in _COUNTED.items()}
         self._moves = self._counter(_MOVES)
         self._decisions = self._counter(_DECISIONS)
         self._probes = self._counter(_PROBES)
+        self._kube_calls = self._counter(_KUBE_CALLS)
         self._probe_seconds = Histogram(
             _PROBE_SECONDS.name,
             _PROBE_SECONDS.meaning,
@@ -282,7 +309,7 @@ class Metrics:
         # Looking a labelled counter up costs more than counting; a flood of malformed packets
         # is counted ten thousand times a second.
         self._known: dict[tuple[Counted, str, str], Counter] = {}
-        self._registry.register(_NodeCollector(snapshot, lines_dropped))
+        self._registry.register(_NodeCollector(snapshot, lines_dropped, events_dropped))
         ProcessCollector(registry=self._registry)
 
     def observe(self, action: Action) -> None:
@@ -301,6 +328,10 @@ class Metrics:
         self._probes.labels(finished.check, finished.result.value).inc()
         if not finished.is_unasked:
             self._probe_seconds.labels(finished.check).observe(finished.duration_s)
+
+    def observe_kube_call(self, call: str, result: str) -> None:
+        """Count a call to the Kubernetes API, by how it ended."""
+        self._kube_calls.labels(call, result).inc()
 
     def observe_loop_delay(self, delay_s: float) -> None:
         """Note how late the loop woke."""
@@ -328,9 +359,14 @@ class Metrics:
 class _NodeCollector(Collector):
     """What the node's view says, read at the scrape."""
 
-    def __init__(self, snapshot: Callable[[], NodeView], lines_dropped: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], NodeView],
+        lines_dropped: Callable[[], int],
+        events_dropped: Callable[[], int],
+    ) -> None:
         self._snapshot = snapshot
-        self._lines_dropped = lines_dropped
+        self._dropped = ((_LINES_DROPPED, lines_dropped), (_EVENTS_DROPPED, events_dropped))
 
     def collect(self) -> Iterable[Metric]:
         view = self._snapshot()
@@ -338,6 +374,7 @@ class _NodeCollector(Collector):
         utc_offset_s = time.time() - time.monotonic()
         yield _gauge(_INFO, [((view.node_name, view.version), 1)])
         yield _gauge(_READY, [((), view.ready)])
+        yield _gauge(_LEAVING, _leaving(view))
         yield _gauge(_STATE, _states(view))
         yield _gauge(_STATE_SINCE, [((r.name,), r.since_at + utc_offset_s) for r in view.routers])
         yield _gauge(_LAST_REASON, [((r.name, r.reason), 1) for r in view.routers if r.reason])
@@ -356,9 +393,15 @@ class _NodeCollector(Collector):
             _LAST_PROBE,
             [((c.name,), c.last_at + utc_offset_s) for c in view.checks if c.last_at is not None],
         )
-        yield CounterMetricFamily(
-            _LINES_DROPPED.name, _LINES_DROPPED.meaning, value=self._lines_dropped()
-        )
+        for family, dropped in self._dropped:
+            yield CounterMetricFamily(family.name, family.meaning, value=dropped())
+
+
+def _leaving(view: NodeView) -> Iterator[tuple[tuple[str], float]]:
+    node = view.node_object
+    if node is not None and node.seen_at is not None:
+        for reason in LEAVING:
+            yield (reason.value,), node.leaving == reason.value
 
 
 def _states(view: NodeView) -> Iterator[tuple[tuple[str, str], float]]:

@@ -128,7 +128,11 @@ def _fetch(url: str) -> dict[str, Any]:
 
 def _paragraphs(document: Mapping[str, Any]) -> Iterator[str]:
     ready = "ready" if document.get("ready") else f"not ready: {document.get('not_ready_because')}"
-    yield table([(f"node {document.get('node_name')}", f"havip {document.get('version')}", ready)])
+    node = document.get("node_object")
+    leaving = node.get("leaving") if isinstance(node, dict) else ""
+    plan = (f"about to leave: {leaving}",) if leaving else ()
+    head = (f"node {document.get('node_name')}", f"havip {document.get('version')}", ready)
+    yield table([(*head, *plan)])
     routers = _mappings(document, "routers")
     yield table(
         [
