@@ -108,6 +108,8 @@ records = st.builds(
     acquired_us=st.integers(0, LATEST_US + 1),
     renewed_us=st.integers(0, LATEST_US + 1),
     transitions=st.integers(0, 2**31 - 1),
+    is_offered=st.booleans(),
+    asked_by=st.text(max_size=40),
     version=st.sampled_from(["", "7"]),
 )
 
@@ -115,6 +117,7 @@ records = st.builds(
 @given(record=records)
 def test_a_record_survives_the_way_there_and_back(record: LeaseRecord) -> None:
     written = encode(record, KEY, onto={})
+    assert (written["metadata"]["namespace"], written["metadata"]["name"]) == KEY
     written["metadata"]["resourceVersion"] = "8"
     assert decode(written) == record
 

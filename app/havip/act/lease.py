@@ -14,6 +14,10 @@ from havip.kube import KubeApi, KubeError
 
 HOLDER_MAC: Final = "havip/holder-mac"
 """Annotation: who of two nodes of one name it is, and what a client's ARP entry should say."""
+OFFERED: Final = "havip/offered"
+"""Annotation: the holder is about to leave, and gives way to whoever asks."""
+ASKED_BY: Final = "havip/asked-by"
+"""Annotation: who has asked."""
 _GROUP: Final = "coordination.k8s.io/v1"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -137,6 +141,8 @@ def decode(lease: Mapping[str, Any]) -> LeaseRecord | None:
         acquired_us=times[0],
         renewed_us=times[1],
         transitions=numbers[1],
+        is_offered=annotations.get(OFFERED) == "true",
+        asked_by=str(annotations.get(ASKED_BY) or ""),
         version=version,
     )
 
@@ -149,9 +155,15 @@ def encode(record: LeaseRecord, key: Key, *, onto: Mapping[str, Any]) -> dict[st
     """
     namespace, name = key
     metadata = {k: v for k, v in onto.get("metadata", {}).items() if k != "managedFields"}
-    annotations = {**(metadata.get("annotations") or {}), HOLDER_MAC: record.holder_mac.hex(":")}
-    if not record.holder_mac:
-        del annotations[HOLDER_MAC]
+    said = {
+        HOLDER_MAC: record.holder_mac.hex(":"),
+        OFFERED: "true" if record.is_offered else "",
+        ASKED_BY: record.asked_by,
+    }
+    annotations = {**(metadata.get("annotations") or {}), **said}
+    for annotation, value in said.items():
+        if not value:
+            del annotations[annotation]
     if record.version:
         metadata["resourceVersion"] = record.version
     else:

@@ -36,6 +36,8 @@ class Standing:
     """CHECK_FAILED or CHECK_PENDING; None when it may hold."""
     blocked_check: str
     """The check that blocks, empty when it may hold."""
+    leaving: Reason | None = None
+    """Why Kubernetes has this node leave; a holder by a Lease gives way for that."""
 
 
 def standing(

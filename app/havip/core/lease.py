@@ -13,6 +13,8 @@ The rules are those of client-go's `leaderelection`, in pure form. Why there are
 - A write names the `resourceVersion` that it replaces. Of two that claim one succeeds, and a
   write that was delayed, or decided before a pause, is refused if anything has happened since.
 - A Lease that somebody deleted is not free before the record that was there has run out.
+- Nobody takes what is held. A holder that is about to leave offers it, another node writes that it
+  asks, and the holder then releases it as at a stop: where nobody can do better, nobody asks.
 - A record that names this node counts as its own only with its MAC: a second node of the same
   name is another one.
 
@@ -82,6 +84,8 @@ class Lease:
         self.mac = b""
         """Of this node's interface."""
         self.utc_offset_s = 0.0
+        self.offers = False
+        """What this node writes says that it gives way."""
         self.held_until = -math.inf
         """This node may have the VIP until then, and not longer."""
         self.wanes_at = -math.inf
@@ -127,6 +131,21 @@ class Lease:
     def holder(self) -> str:
         """Whom the record names; empty for nobody."""
         return "" if self._record is None or self._is_absent else self._record.holder
+
+    @property
+    def asked_by(self) -> str:
+        """Who wants what this node offers; empty for nobody."""
+        record = self._record
+        return record.asked_by if record is not None and record.is_offered else ""
+
+    @property
+    def offered_at(self) -> float:
+        """Since when another holder is seen to offer what nobody has asked for; else infinity."""
+        record = self._record
+        is_offered = record is not None and record.is_offered and not record.asked_by
+        if is_offered and self.holder and not self.is_mine:
+            return self._changed_at
+        return math.inf
 
     def free(self) -> tuple[float, Reason]:
         """From when on this node may claim, by what is known now, and why."""
@@ -187,6 +206,11 @@ class Lease:
             self._read(now)
         else:
             self._write(now, self._claiming(now))
+
+    def ask_for_it(self, now: float) -> None:
+        """Ask a holder that offers it: it releases the Lease then, and nobody else does."""
+        assert not self.is_busy and self.is_known and self._record is not None
+        self._write(now, replace(self._record, asked_by=self._identity))
 
     def release(self, now: float) -> None:
         """Write that nobody holds it, as client-go's ReleaseOnCancel; until it `is_let_go`."""
@@ -271,7 +295,7 @@ class Lease:
         self._is_absent = self._is_hurried = False
         self._poll_at = max(now, request.at + config.retry_period_s)
         self._out.count(Counter.LEASE_WRITES)
-        if self._record.holder:
+        if self.is_mine:
             self.held_until = request.at + config.renew_deadline_s
             self.wanes_at = request.at + config.duration_s - timers.OUTLIVES_S
         else:
@@ -372,6 +396,7 @@ class Lease:
             acquired_us=old.acquired_us if old is not None and is_same else us,
             renewed_us=us,
             transitions=0 if old is None else old.transitions + (not is_same),
+            is_offered=self.offers,
             version=self._version,
         )
 

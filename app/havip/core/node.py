@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Final, assert_never
 
@@ -288,13 +289,14 @@ class Node:
             (c.name, c.config.weight, c.verdict_for(holder=is_active))
             for c in self._checks.values()
         ]
-        if self._config.node_weight is not None:
-            checks += self._state.check(self._config.node_weight)
-        return standing(
+        weight = self._config.node_weight or 0
+        checks += self._state.check(weight)
+        found = standing(
             priority=router.priority,
             checks=checks,
             all_unhealthy=self._config.all_unhealthy,
         )
+        return replace(found, leaving=self._state.leaving(weight))
 
     def _remember_fact(self, event: _Fact | AddressRemoved) -> None:
         """Keep what a router that is configured later must know."""

@@ -50,6 +50,10 @@ class NodeState:
         """Why the node is about to leave, or that it stays."""
         return Reason.NODE_STAYS if self._leaving is None else self._leaving[0]
 
+    def leaving(self, weight: int) -> Reason | None:
+        """Why another node is better, if that is to count."""
+        return None if weight == 0 or self._leaving is None else self._leaving[0]
+
     def see(self, now: float, event: NodeSeen) -> list[Action]:
         """Note what the object says; a report if that changes anything."""
         self._seen_at = now

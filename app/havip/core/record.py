@@ -25,6 +25,10 @@ class LeaseRecord:
     """`renewTime`. Never compared with a clock: each renewal only has to differ from the last."""
     transitions: int
     """`leaseTransitions`: how often the holder has changed."""
+    is_offered: bool = False
+    """An annotation: the holder is about to leave, and gives way to whoever asks."""
+    asked_by: str = ""
+    """An annotation: the name of the node that has asked for what is offered."""
     version: str = field(default="", compare=False)
     """`resourceVersion` of the object that says this; the API server refuses a write that names
     another one than the present."""

@@ -10,7 +10,8 @@
   then by what a successor takes. A leaver whose VIP is of no use (its link is down, the kernel
   refused the address) removes it at once and only releases.
 
-A Lease knows no better holder: a higher priority claims earlier and never preempts.
+A Lease knows no better holder: a higher priority claims earlier and never preempts. But a holder
+that Kubernetes has leave offers the Lease, and hands over once a node that stays has asked for it.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ TAKE_OVER_S: Final = 1.0
 """From a look at a free Lease to the announcement, when the API server is slow."""
 OVERLAP_S: Final = 3.0
 """After a move the former holder may still use the address without being a foreign host."""
+OFFER_AGAIN_S: Final = 300.0
+"""Who asked once and did not take over is not believed again so soon: each time there is a gap."""
 LATE_S: Final = 1.0
 """Who wakes so late has slept through something, and asks before it goes on."""
 
@@ -109,6 +112,7 @@ class Tenant:
         self._is_waning = False
         """The Lease is too old, or in doubt: what is on the interface is left to expire."""
         self._not_before = -math.inf
+        self._no_offer_before = -math.inf
         self._was_asked_anew = False
         self._claims_because = Reason.LEASE_RESUMED
         self._was_blocked = False
@@ -126,7 +130,8 @@ class Tenant:
             case Phase.DOWN:
                 return math.inf
             case Phase.BACKUP:
-                return min(self._conflicts.wake_at, self._lease.due_at, self._claim_at)
+                due_at = min(self._lease.due_at, self._claim_at, self._ask_at)
+                return min(self._conflicts.wake_at, due_at)
             case Phase.ACTIVE:
                 wake_at = min(self._lease.due_at, self._lease.held_until)
                 if not self._is_waning:
@@ -185,6 +190,8 @@ class Tenant:
         self._standing = standing
         if standing.effective_priority != was.effective_priority:
             self._out.report_priority(standing.effective_priority, was.effective_priority, because)
+        if standing.leaving != was.leaving and self._phase is Phase.ACTIVE:
+            self._lease.look_by(now)
         self._reconsider(now, standing.blocked_by or Reason.CHECK_RECOVERED)
 
     def handle_lateness(self, now: float) -> None:
@@ -358,7 +365,21 @@ class Tenant:
         if reason is Reason.LEASE_RESUMED:
             # Its own is nobody else's to claim.
             return claim_at
-        return claim_at + SKEW_S * (HIGHEST - self._standing.effective_priority) / HIGHEST
+        return claim_at + self._skew_s
+
+    @property
+    def _ask_at(self) -> float:
+        """When to ask a holder for what it offers, by what is known now."""
+        if self._lease.is_busy or not self._lease.is_known or self._blocked is not None:
+            return math.inf
+        if self._standing.leaving is not None:
+            return math.inf
+        return max(self._lease.offered_at, self._not_before) + self._skew_s
+
+    @property
+    def _skew_s(self) -> float:
+        """Who is better is first."""
+        return SKEW_S * (HIGHEST - self._standing.effective_priority) / HIGHEST
 
     def _run_backup(self, now: float) -> None:
         if self._conflicts.is_due(now):
@@ -368,6 +389,7 @@ class Tenant:
             conflict = self._conflicts.found(now, 0.0)
             if conflict is None:
                 _, self._claims_because = self._lease.free()
+                self._lease.offers = self._gives_way(now)
                 self._lease.claim(now)
                 return
             self._was_asked_anew = not self._was_asked_anew
@@ -379,6 +401,11 @@ class Tenant:
                 self._reason = conflict.reason
                 self._refuse(now)
                 self._conflicts.start(now + timers.REFUSE_S - PROBE_S, PROBE_S)
+        if now >= self._ask_at:
+            if self._conflicts.found(now, 0.0) is None:
+                self._lease.ask_for_it(now)
+            else:
+                self._refuse(now)
         self._lease.look(now)
 
     def _answered_as_backup(self, now: float) -> None:
@@ -423,6 +450,11 @@ class Tenant:
             else:
                 self._drop(now, Reason.LEASE_NOT_RENEWED)
             return
+        if lease.asked_by and self._gives_way(now):
+            assert self._standing.leaving is not None
+            self._no_offer_before = now + OFFER_AGAIN_S
+            self._hand_over(now, self._standing.leaving, successor=lease.asked_by)
+            return
         if not isinstance(event, LeaseWritten) or now >= lease.wanes_at:
             return
         if self._is_waning:
@@ -433,6 +465,9 @@ class Tenant:
             # RFC 5227 §2.4 (b), but never against whom the Lease names.
             self._custody.start_announcing(now)
         self._is_disputed = False
+
+    def _gives_way(self, now: float) -> bool:
+        return self._standing.leaving is not None and now >= self._no_offer_before
 
     def _wane(self) -> None:
         """Leave the address to its lifetime, until a renewal of the Lease succeeds."""
@@ -456,6 +491,7 @@ class Tenant:
             self._custody.put_back(now)
             self._custody.go_on_joining(now)
             self._custody.announce_due(now)
+        self._lease.offers = self._gives_way(now)
         self._lease.renew(now)
 
     def _stand_behind(self, interface: str, family: int) -> None:
