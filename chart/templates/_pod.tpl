@@ -220,8 +220,8 @@ Port of the metrics on an address that others reach, or nothing.
 {{- end -}}
 
 {{/*
-The token goes into the pod only if the API check, the election or the discovery of peers has a use for
-it, on whichever node.
+The token goes into the pod only if there is a use for it, on whichever node: the API check, the
+election, the discovery of peers, what Kubernetes shows, or the watch of the node.
 */}}
 {{- define "havip.needsToken" -}}
 {{- $ofAll := include "havip.settings" . | fromYaml -}}
@@ -231,6 +231,7 @@ it, on whichever node.
 {{- $files := printf "%v %v" $settings.checkKubeApiTokenFile $settings.checkKubeApiCaFile -}}
 {{- $isThere := or (eq $settings.checkKubeApiUrl "auto") (contains "/run/secrets/kubernetes.io/serviceaccount/" $files) -}}
 {{- $needs = or $needs (and $settings.checkKubeApi $isThere) (eq $settings.election "lease") -}}
+{{- $needs = or $needs $settings.kubeHolderLease $settings.kubeEvents $settings.kubeHolderLabel $settings.kubeNodeWatch -}}
 {{- end -}}
 {{- $needs -}}
 {{- end -}}

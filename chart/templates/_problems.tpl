@@ -325,10 +325,10 @@ leaseNamespace {{ . }}: cannot be the name of a namespace; use lower-case letter
 {{- $name := include "havip.leaseName" $router }}
 {{- if not (regexMatch "^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$" $name) }}
 {{ $prefix }}leaseName {{ $name }}: cannot be the name of an object in Kubernetes; use lower-case letters, digits, hyphens and dots, such as havip-10
-{{- else if and (eq $router.election "lease") (hasKey $names $name) }}
-{{ $prefix }}leaseName {{ $name }}: elects the holder of another virtual router; give each its own leaseName, or its own virtualRouterId
+{{- else if and (hasKey $names $name) (or (eq $router.election "lease") (and $router.kubeHolderLease (ne (get $names $name) (toString $router.virtualRouterId)))) }}
+{{ $prefix }}leaseName {{ $name }}: {{ eq $router.election "lease" | ternary "elects" "shows" }} the holder of another virtual router; give each its own leaseName, or its own virtualRouterId
 {{- end }}
-{{- $_ := set $names $name true }}
+{{- $_ := set $names $name (toString $router.virtualRouterId) }}
 {{- end }}
 {{- if and (eq .election "lease") (eq .allUnhealthy "hold") }}
 allUnhealthy hold: a Lease does not say who is the best of the unhealthy; set drop, or election: vrrp

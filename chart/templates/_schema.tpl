@@ -41,6 +41,11 @@
 - checkKubeApiRecoverAfter
 - checkKubeApiWeight
 - checkKubeApiStability
+- kubeHolderLease
+- kubeEvents
+- kubeHolderLabel
+- kubeNodeWatch
+- kubeNodeWeight
 - logFormat
 - debug
 - kind

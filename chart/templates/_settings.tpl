@@ -116,6 +116,11 @@ Settings whose value here is the daemon's, as it is. Those of authentication are
 - checkKubeApiCaFile
 - checkKubeApiClientCertFile
 - checkKubeApiClientKeyFile
+- kubeHolderLease
+- kubeEvents
+- kubeHolderLabel
+- kubeNodeWatch
+- kubeNodeWeight
 - listen
 - logFormat
 - debug
@@ -136,6 +141,7 @@ and no less, beside pods of that chart.
   "checkServiceExpectedStatus" "200-399"
   "checkServiceFastFail" false
   "vipTakeOver" true
+  "kubeNodeWatch" false
 -}}
 {{- range $name, $value := $block -}}
   {{- if not (or (has $value (list nil "")) (eq $name "authPassword")) -}}

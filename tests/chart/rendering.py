@@ -18,6 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "chart"
 EXAMPLES = ROOT / "values-examples"
 BIN = ROOT / "build" / "bin"
+NOTHING_SHOWN: dict[str, Any] = {
+    "kubeHolderLease": False,
+    "kubeEvents": False,
+    "kubeHolderLabel": False,
+    "kubeNodeWatch": False,
+}
+"""Values without what asks the Kubernetes API for more than its health."""
 MAJORS = (3, 4)
 OLDEST, NEWEST = "1.25", "1.37"
 """The API versions that the chart is rendered for; Chart.yaml names the oldest."""

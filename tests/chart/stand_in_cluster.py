@@ -31,6 +31,9 @@ _RESOURCES = (
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", True),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", False),
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", False),
+    ("rbac.authorization.k8s.io/v1", "Role", "roles", True),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", True),
+    ("coordination.k8s.io/v1", "Lease", "leases", True),
 )
 EVERY_CLUSTER: tuple[Object, ...] = (
     {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}},

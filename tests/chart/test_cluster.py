@@ -38,7 +38,11 @@ def install(found: StandInCluster, directory: Path, *args: Any, **options: Any) 
     rendered = found.render(directory, *args, **options)
     for each in rendered.objects:
         name = options.get("name", "havip")
-        mark = {"meta.helm.sh/release-name": name, **each["metadata"].get("annotations", {})}
+        mark = {
+            "meta.helm.sh/release-name": name,
+            "meta.helm.sh/release-namespace": "vip",
+            **each["metadata"].get("annotations", {}),
+        }
         found.apply([{**each, "metadata": {**each["metadata"], "annotations": mark}}])
     return rendered
 
@@ -546,3 +550,47 @@ def test_without_rights_to_the_whole_cluster(cluster: In, tmp_path: Path) -> Non
     assert not rendered.all("ClusterRole")
     with pytest.raises(RefusedError, match="error calling lookup: Forbidden"):
         found.render(tmp_path)
+
+
+# The Lease that shows who holds --------------------------------------------------------------
+
+
+def lease(**annotations: str) -> Object:
+    metadata = {"name": "havip-10", "namespace": "vip", "annotations": annotations}
+    spec = {"holderIdentity": "node-a"}
+    kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+    return {**kind, "metadata": metadata, "spec": spec}
+
+
+@both_majors
+def test_an_upgrade_keeps_the_lease_and_says_nothing_of_its_holder(
+    cluster: In, tmp_path: Path, major: int
+) -> None:
+    found = cluster()
+    assert install(found, tmp_path, major=major).all("Lease")
+    (again,) = upgrade(found, tmp_path, major=major).all("Lease")
+    assert "spec" not in again
+
+
+@both_majors
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        pytest.param({}, id="an election's"),
+        pytest.param(
+            {"meta.helm.sh/release-name": "other", "meta.helm.sh/release-namespace": "vip"},
+            id="another release's",
+        ),
+        pytest.param(
+            {"meta.helm.sh/release-name": "havip", "meta.helm.sh/release-namespace": "other"},
+            id="a release of that name elsewhere",
+        ),
+    ],
+)
+def test_a_lease_of_somebody_else_is_used_as_it_is(
+    cluster: In, tmp_path: Path, major: int, annotations: dict[str, str]
+) -> None:
+    """Helm would refuse to take it over, and so to go from one election to the other."""
+    found = cluster(lease(**annotations))
+    assert not install(found, tmp_path, major=major).all("Lease")
+    assert found.render(tmp_path, {"leaseName": "mine"}, major=major).all("Lease")

@@ -110,7 +110,7 @@ def test_every_template_is_used_by_an_example() -> None:
     assert made == {
         *("ConfigMap", "Secret", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"),
         *("Deployment", "DaemonSet", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "Pod"),
-        *("Role", "RoleBinding", "Service"),
+        *("Role", "RoleBinding", "Service", "Lease"),
     }
 
 
@@ -173,7 +173,8 @@ def test_the_api_server_is_asked_on_its_own_node(name: str) -> None:
 def test_the_token_is_there_where_it_is_named() -> None:
     for path in FILES:
         rendered = render(values_of(path))
-        needs = rendered.config["checkKubeApi"]
+        asks = ("checkKubeApi", "kubeHolderLease", "kubeEvents", "kubeNodeWatch")
+        needs = any(rendered.config[name] for name in asks)
         assert rendered.pod["automountServiceAccountToken"] is needs, path.name
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rendering import render
+from rendering import NOTHING_SHOWN, Rendered, render
 
 
-def test_vrrp_has_no_role() -> None:
-    assert not render().all("Role") and not render().all("RoleBinding")
+def lease_role(rendered: Rendered) -> tuple[Any, Any]:
+    """The Role for Leases, and its binding."""
+    (role,) = (each for each in rendered.all("Role") if "leases" in each["rules"][0]["resources"])
+    name = role["metadata"]["name"]
+    (binding,) = (each for each in rendered.all("RoleBinding") if each["metadata"]["name"] == name)
+    return role, binding
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ def test_a_role_for_these_leases_alone(
     values: dict[str, Any], namespace: str, names: list[str]
 ) -> None:
     rendered = render({"election": "lease", **values})
-    role, binding = rendered.one("Role"), rendered.one("RoleBinding")
+    role, binding = lease_role(rendered)
     assert role["rules"] == [
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
         {
@@ -56,8 +60,8 @@ def test_who_brings_rights_gets_none() -> None:
 
 
 def test_the_pod_has_its_token_and_the_time_to_release() -> None:
-    values = {"election": "lease", "checkKubeApi": False}
-    pod = render(values).pod
+    values = {**NOTHING_SHOWN, "checkKubeApi": False}
+    pod = render({"election": "lease", **values}).pod
     assert pod["automountServiceAccountToken"] is True
     assert pod["terminationGracePeriodSeconds"] == 12
-    assert render({"checkKubeApi": False}).pod["automountServiceAccountToken"] is False
+    assert render(values).pod["automountServiceAccountToken"] is False

@@ -138,6 +138,24 @@ SETTINGS: list[Any] = [
     ),
     pytest.param([VIP, PASSWORD, "--vrrp-version=2"], {}, id="version 2 with a password"),
     pytest.param([], {"HAVIP_VIRTUAL_ROUTERS": TWO}, id="several virtual routers"),
+    pytest.param(
+        [
+            *(VIP, "--kube-holder-lease", "--kube-events", "--kube-holder-label"),
+            *("--kube-node-watch", "--kube-node-weight=-50"),
+        ],
+        {},
+        id="what Kubernetes shows",
+    ),
+    pytest.param(
+        [VIP, "--kube-holder-lease", "--lease-name=edge", "--lease-namespace=other"],
+        {},
+        id="a Lease elsewhere",
+    ),
+    pytest.param(
+        [VIP, "--election=lease", "--kube-holder-lease", "--kube-events"],
+        {},
+        id="election by a Lease",
+    ),
     pytest.param([VIP, "--listen=[::]:9999"], {}, id="listens everywhere"),
     pytest.param([VIP, "--listen=[::]:9999", "--metrics"], {}, id="metrics everywhere already"),
 ]
@@ -178,20 +196,23 @@ def chart_of(flags: list[str], environ: dict[str, str]) -> Rendered:
 
 def compare(flags: list[str], environ: dict[str, str], directory: Path) -> None:
     charts, ours = chart_of(flags, environ), OfManifest(*flags, environ=environ)
-    by_kind = {each["kind"]: each for each in charts.objects}
-    for kind in ONLY_IN_THE_CHART:
-        del by_kind[kind]
-    assert [each["kind"] for each in ours.objects] == [
-        *("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet")
-    ]
-    assert by_kind.keys() == {each["kind"] for each in ours.objects}
+    by_name = {_name(each): each for each in charts.objects}
+    assert len(by_name) == len(charts.objects)
+    by_name = {name: each for name, each in by_name.items() if name[0] not in ONLY_IN_THE_CHART}
+    assert sorted(by_name) == sorted(map(_name, ours.objects))
+    kinds = [each["kind"] for each in ours.objects]
+    assert (kinds[0], kinds[-1]) == ("ServiceAccount", "DaemonSet"), "what it needs is there before"
     assert effective(charts.config, directory) == effective(ours.config, directory)
     for each in ours.objects:
-        theirs = by_kind[each["kind"]]
+        theirs = by_name[_name(each)]
         found = differences(theirs, each)
         # Compared above.
         found.pop("data.config.yaml", None)
         assert found == PERMITTED, each["kind"]
+
+
+def _name(each: Any) -> tuple[str, str]:
+    return each["kind"], each["metadata"]["name"]
 
 
 @pytest.mark.parametrize(("settings", "environ"), SETTINGS)
@@ -231,8 +252,8 @@ def test_settings_of_single_nodes(tmp_path: Path) -> None:
     assert render(values).config["nodeOverrides"] == config["nodeOverrides"] == overrides
 
 
-def test_what_the_chart_checks_unasked_is_named() -> None:
-    checks = {name: value for name, value in OTHER_DEFAULTS.items() if name.startswith("check")}
+def test_what_the_chart_does_unasked_is_named() -> None:
+    checks = {name: value for name, value in OTHER_DEFAULTS.items() if name != "listen"}
     for name, value in checks.items():
         assert VALUES[name] == value
         assert MODEL[name].default != value
@@ -270,6 +291,7 @@ BOOTSTRAP = [
     "--check-kube-api-ca-file=/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
     "--check-kube-api-token-file=/var/run/secrets/kubernetes.io/serviceaccount/token",
     *("--check-kube-api-interval=2", "--check-kube-api-fail-after=2"),
+    *("--kube-holder-lease", "--kube-events", "--kube-node-watch"),
 ]
 
 
@@ -347,6 +369,10 @@ def of_static_pod(charts: Object, *, has_keys: bool, variables: Object) -> Objec
 NOT_OF_A_STATIC_POD = {
     "the node's API server with the pod's token",  # it has none
     "version 2 with a password",  # as HMAC is
+    # These take a kubeconfig (tests/commands/test_manifest.py).
+    "what Kubernetes shows",
+    "a Lease elsewhere",
+    "election by a Lease",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rendering import MAJORS, render
+from rendering import MAJORS, NOTHING_SHOWN, render
 
 AUTO = {"vrrpUnicastPeers": "auto"}
 
@@ -28,7 +28,7 @@ def test_the_service_names_every_pod_ready_or_not(major: int, kind: str) -> None
 
 
 def test_the_pods_may_list_their_own_namespace_and_keep_what_they_read() -> None:
-    rendered = render(AUTO | {"checkKubeApi": False})
+    rendered = render(NOTHING_SHOWN | AUTO | {"checkKubeApi": False})
     assert rendered.one("Role")["metadata"]["namespace"] == "vip"
     assert rendered.one("Role")["rules"] == [
         {
@@ -74,7 +74,7 @@ def test_the_pods_may_list_their_own_namespace_and_keep_what_they_read() -> None
     ],
 )
 def test_only_who_discovers_has_it(values: dict[str, Any], discovers: bool) -> None:
-    rendered = render(values)
+    rendered = render(NOTHING_SHOWN | values)
     kinds = {each["kind"] for each in rendered.objects}
     assert kinds & {"Service", "Role", "RoleBinding"} == (
         {"Service", "Role", "RoleBinding"} if discovers else set()

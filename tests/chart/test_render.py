@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rendering import EXAMPLES, MAJORS, Rendered, render
+from rendering import EXAMPLES, MAJORS, NOTHING_SHOWN, Rendered, render
 from stand_in_cluster import StandInCluster, namespace
 
 KEY = "5f0c2f6c6a1f3a52d5d3c4e0a9f1b7c86e2f7a90b1c2d3e4f5061728394a5b6c"
@@ -275,13 +275,13 @@ def test_tolerations() -> None:
     ],
 )
 def test_the_token_is_there_only_for_the_api_check(values: dict[str, Any], has_token: bool) -> None:
-    rendered = render(values)
+    rendered = render({**NOTHING_SHOWN, **values})
     assert rendered.pod["automountServiceAccountToken"] is has_token
     assert rendered.one("ServiceAccount")["automountServiceAccountToken"] is False
 
 
 def test_the_service_account_and_its_role() -> None:
-    rendered = render()
+    rendered = render(NOTHING_SHOWN)
     assert rendered.one("ClusterRole")["rules"] == [
         {"nonResourceURLs": ["/healthz", "/livez", "/readyz"], "verbs": ["get"]}
     ]
@@ -475,8 +475,11 @@ def test_names_that_yaml_would_read_as_something_else(
         rendered = render(each, name=name, namespace=home, major=major)
         for found in rendered.objects:
             metadata = found["metadata"]
-            assert metadata["name"] in {name, f"{home}:{name}", f"{name}-test"}
-            assert metadata.get("namespace", home) == home
+            own = f"{home}:{name}"
+            names = {name, own, f"{name}-test", f"{own}-lease", f"{own}-events", "havip-10"}
+            assert metadata["name"] in names
+            of_events = metadata["name"] == f"{own}-events"
+            assert metadata.get("namespace", home) == ("default" if of_events else home)
             assert all(isinstance(label, str) for label in metadata["labels"].values())
         labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/instance": name}
         assert rendered.workload["spec"]["selector"]["matchLabels"] == labels

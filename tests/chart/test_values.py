@@ -22,6 +22,8 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 QUESTIONS = yaml.safe_load((CHART / "questions.yaml").read_text(encoding="utf-8"))["questions"]
 MODEL = {name_of(attribute): info for attribute, info in Settings.model_fields.items()}
 
+SHOWN = {"kubeHolderLease", "kubeEvents", "kubeHolderLabel", "kubeNodeWatch", "kubeNodeWeight"}
+"""What havip does with the Kubernetes API, not how it gets there."""
 GIVEN_BY_THE_CHART = {
     "nodeName": "the pod's spec.nodeName",
     "metricsListen": "metrics.enabled",
@@ -29,7 +31,8 @@ GIVEN_BY_THE_CHART = {
     "authPasswordFile": "the Secret that is mounted",
     "authHmacKeysFile": "the Secret that is mounted",
     **dict.fromkeys(
-        (name for name in MODEL if name.startswith("kube")), "the pod's service account"
+        (name for name in MODEL if name.startswith("kube") and name not in SHOWN),
+        "the pod's service account",
     ),
 }
 """Settings without a value of the same name, and what they come from."""
@@ -38,6 +41,10 @@ OTHER_DEFAULTS = {
     "checkServiceUrl": "http://127.0.0.1:10254/healthz",
     "checkKubelet": True,
     "checkKubeApi": True,
+    # The pods have a service account, and the chart gives it the rights.
+    "kubeHolderLease": True,
+    "kubeEvents": True,
+    "kubeNodeWatch": True,
     # By the VRID, so that several releases can run on one node.
     "listen": "",
 }

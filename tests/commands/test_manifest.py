@@ -188,11 +188,6 @@ def test_nothing_is_asked_of_this_host(kind: str) -> None:
         pytest.param(
             ["static-pod", "--requests=cpu=much"], "--requests cpu=much: is no amount", id="amount"
         ),
-        pytest.param(
-            ["daemonset", "--election=lease"],
-            "needs rights that this manifest does not give to its service account",
-            id="a Lease in a DaemonSet",
-        ),
         *(
             pytest.param(
                 [kind, "--vrrp-unicast-peers=auto", "--kube-peers-selector=vip"],
@@ -457,6 +452,13 @@ CHECK = "--check-kube-api"
             ["--for=k3s", CHECK, "--check-kube-api-url=https://127.0.0.1:6443"],
             None,
             id="a URL, of which the kubeconfig knows nothing",
+        ),
+        *(
+            pytest.param([flag], "/etc/kubernetes/admin.conf", id=f"kubeadm, for {flag}")
+            for flag in (
+                *("--kube-holder-lease", "--kube-events", "--kube-holder-label"),
+                *("--kube-node-watch", "--election=lease"),
+            )
         ),
         pytest.param(
             ["--kubeconfig-file=/etc/kubernetes/admin.conf"],

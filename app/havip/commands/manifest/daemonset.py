@@ -17,6 +17,7 @@ from havip.commands.manifest.plan import (
     no_state,
     of_all_nodes,
     refuse,
+    uses_api,
 )
 from havip.commands.manifest.pod import (
     CONTROL_PLANE_AFFINITY,
@@ -37,6 +38,7 @@ from havip.commands.manifest.pod import (
 from havip.commands.manifest.text import comment, to_yaml
 from havip.settings.errors import Problem
 from havip.settings.model import Election
+from havip.settings.rules import lease_name
 from havip.settings.sources import as_text, name_of
 from havip.settings.values import AUTO
 
@@ -50,7 +52,7 @@ def daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Document:
     Raises:
         ConfigError: the settings need something that pods that are alike cannot have.
     """
-    refuse([*of_all_nodes(plan), *no_state(plan), *_no_lease(plan), *_nested(plan)])
+    refuse([*of_all_nodes(plan), *no_state(plan), *_nested(plan)])
     apply = f"kubectl apply --filename {plan.name}.yaml"
     steps = (
         f"the image: on each node, ctr --namespace k8s.io images import {ARCHIVE}",
@@ -65,6 +67,7 @@ def daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Document:
         _service_account(plan),
         *_rights(plan),
         _config_map(plan),
+        *_leases(plan),
         _daemonset(plan, secret=secret, on_control_plane=on_control_plane),
     )
     return Document(text=comment(head) + to_yaml(*objects), steps=steps)
@@ -80,16 +83,6 @@ def native(plan: Plan) -> dict[str, Any]:
         else as_text(value)
         for attribute, value in plan.given.items()
     }
-
-
-def _no_lease(plan: Plan) -> Iterator[Problem]:
-    if plan.settings.election is Election.LEASE:
-        yield Problem(
-            field="election",
-            value=plan.settings.election.value,
-            problem="needs rights that this manifest does not give to its service account",
-            remedy="use the chart, or `havip manifest helmchart`",
-        )
 
 
 def _nested(plan: Plan) -> list[Problem]:
@@ -127,37 +120,74 @@ def _service_account(plan: Plan) -> Object:
     }
 
 
-def _rights(plan: Plan) -> tuple[Object, Object]:
-    """Nothing but the API server's health."""
+def _rights(plan: Plan) -> Iterator[Object]:
+    """What the settings need, and no more: chart/templates/rbac.yaml has the reasons."""
+    settings = plan.settings
+    rules: list[Object] = [{"nonResourceURLs": ["/healthz", "/livez", "/readyz"], "verbs": ["get"]}]
+    if settings.kube_node_watch:
+        rules.append({"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "watch"]})
+    if settings.kube_holder_label:
+        rules.append({"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]})
+    yield from _role(plan, "", "", rules)
+    elects = settings.election is Election.LEASE
+    if elects or settings.kube_holder_lease:
+        group: Object = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+        names = [lease_name(router) for router in plan.routers]
+        verbs = ["get", "update", *(["watch"] if elects else [])]
+        rules = [{**group, "resourceNames": names, "verbs": verbs}]
+        if elects:
+            rules.insert(0, {**group, "verbs": ["create"]})
+        yield from _role(plan, "-lease", plan.lease_namespace, rules)
+    if settings.kube_events:
+        group = {"apiGroups": ["events.k8s.io"], "resources": ["events"]}
+        yield from _role(plan, "-events", "default", [{**group, "verbs": ["create"]}])
+
+
+def _role(plan: Plan, suffix: str, namespace: str, rules: list[Object]) -> Iterator[Object]:
+    """A role and its binding; without a namespace the cluster's."""
     api = "rbac.authorization.k8s.io"
-    # What no namespace holds: the colon, which no other name can have, keeps them apart.
-    name = f"{plan.namespace}:{plan.name}"
-    role = {
+    # What no namespace of its own holds: the colon, which no other name can have, keeps them apart.
+    name = f"{plan.namespace}:{plan.name}{suffix}"
+    metadata = _metadata(plan, name)
+    kind = "ClusterRole"
+    if namespace:
+        metadata["namespace"] = namespace
+        kind = "Role"
+    yield {"apiVersion": f"{api}/v1", "kind": kind, "metadata": metadata, "rules": rules}
+    yield {
         "apiVersion": f"{api}/v1",
-        "kind": "ClusterRole",
-        "metadata": _metadata(plan, name),
-        "rules": [{"nonResourceURLs": ["/healthz", "/livez", "/readyz"], "verbs": ["get"]}],
-    }
-    binding = {
-        "apiVersion": f"{api}/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": _metadata(plan, name),
-        "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+        "kind": f"{kind}Binding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": api, "kind": kind, "name": name},
         "subjects": [
             {"kind": "ServiceAccount", "name": plan.name, "namespace": plan.namespace},
         ],
     }
-    return role, binding
+
+
+def _leases(plan: Plan) -> Iterator[Object]:
+    """Those that show who holds, empty: what a daemon writes stays when this is applied anew."""
+    # One that elects the daemons make themselves.
+    if plan.settings.election is Election.LEASE or not plan.settings.kube_holder_lease:
+        return
+    for router in plan.routers:
+        metadata = _metadata(plan, lease_name(router))
+        yield {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {**metadata, "namespace": plan.lease_namespace},
+        }
 
 
 def _needs_token(plan: Plan) -> bool:
-    """The token goes into the pod only if the API check has a use for it."""
+    """The token goes into the pod only if there is a use for it."""
     settings = plan.settings
     files = (settings.check_kube_api_token_file, settings.check_kube_api_ca_file)
-    return settings.check_kube_api and (
+    asks_health = settings.check_kube_api and (
         settings.check_kube_api_url == AUTO
         or any(path and is_of_service_account(path) for path in files)
     )
+    return asks_health or uses_api(settings)
 
 
 def _config_map(plan: Plan) -> Object:

@@ -13,7 +13,7 @@ from havip.commands.manifest import archive
 from havip.commands.manifest.daemonset import native
 from havip.commands.manifest.document import Document, secret_steps
 from havip.commands.manifest.places import Distribution
-from havip.commands.manifest.plan import VERSION, Plan, of_all_nodes, refuse
+from havip.commands.manifest.plan import SHOWN, VERSION, Plan, of_all_nodes, refuse
 from havip.commands.manifest.pod import (
     CONTROL_PLANE_AFFINITY,
     CONTROL_PLANE_TOLERATIONS,
@@ -33,12 +33,15 @@ _METHODS: Final = {
     "auth_password_file": ("password", "/var/run/secrets/havip/password"),
 }
 """What the chart calls the authentication, and where its pods have the file."""
-_CHARTS_OWN_CHECKS: Final[dict[str, Any]] = {
+_CHARTS_OWN: Final[dict[str, Any]] = {
     "checkServiceUrl": "",
     "checkKubelet": False,
     "checkKubeApi": False,
+    "kubeHolderLease": False,
+    "kubeEvents": False,
+    "kubeNodeWatch": False,
 }
-"""The chart checks unasked; here only what is set counts, as in every kind of manifest."""
+"""What the chart does unasked; here only what is set counts, as in every kind of manifest."""
 
 
 def helmchart(
@@ -121,7 +124,7 @@ def _values(plan: Plan, *, secret: str, on_control_plane: bool) -> dict[str, Any
             "affinity": CONTROL_PLANE_AFFINITY,
         }
     return {
-        **_CHARTS_OWN_CHECKS,
+        **_CHARTS_OWN,
         **settings,
         "kind": "DaemonSet",
         "image": {
@@ -150,7 +153,7 @@ def _unknown_to_the_chart(plan: Plan) -> Iterator[Problem]:
             remedy="leave it out",
         )
     for attribute in plan.given:
-        if attribute.startswith("kube"):
+        if attribute.startswith("kube") and attribute not in SHOWN:
             yield Problem(
                 field=name_of(attribute),
                 value=None,

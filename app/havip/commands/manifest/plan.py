@@ -103,6 +103,12 @@ class Plan:
         return min(30, max(10, math.ceil(needs_s)))
 
     @property
+    def lease_namespace(self) -> str:
+        """Of the Leases, as the daemon in a pod of this namespace finds it."""
+        settings = self.settings
+        return settings.lease_namespace or settings.kube_namespace or self.namespace
+
+    @property
     def secret_files(self) -> dict[str, str]:
         """The files of keys and passwords, each with the attribute of the setting that names it."""
         return {
@@ -127,6 +133,22 @@ _SECRET_FILES = tuple(
     for name in RouterSettings.model_fields
     if name.startswith("auth_") and name.endswith("_file")
 )
+
+
+SHOWN: Final = (
+    "kube_holder_lease",
+    "kube_events",
+    "kube_holder_label",
+    "kube_node_watch",
+    "kube_node_weight",
+)
+"""What is done with the Kubernetes API, not how to get there."""
+
+
+def uses_api(settings: Settings) -> bool:
+    """Whether the daemon itself speaks to the Kubernetes API, beside its checks."""
+    shows = settings.kube_holder_lease or settings.kube_events or settings.kube_holder_label
+    return settings.election is Election.LEASE or shows or settings.kube_node_watch
 
 
 def is_of_service_account(path: str) -> bool:

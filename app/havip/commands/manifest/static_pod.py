@@ -17,6 +17,7 @@ from havip.commands.manifest.plan import (
     own_directories,
     refuse,
     texts,
+    uses_api,
     without_overrides,
 )
 from havip.commands.manifest.pod import (
@@ -103,7 +104,7 @@ def _needs_kubeconfig(settings: Settings, distribution: Distribution) -> bool:
         and not distribution.lets_everybody_ask
         and not (settings.check_kube_api_token_file or settings.check_kube_api_client_cert_file)
     )
-    return not has_own and (asks_health or settings.election == "lease")
+    return not has_own and (asks_health or uses_api(settings))
 
 
 def _pod(plan: Plan) -> Object:
