@@ -100,6 +100,9 @@ ON_CLUSTER: dict[str, Expected] = {
     "kubectl --namespace kube-system logs $POD": Expected(told=r"moved"),
     "kubectl drain cp-1 --ignore-daemonsets --delete-emptydir-data": Expected(told=r"drained"),
     "kubectl uncordon cp-1": Expected(told=r"uncordoned"),
+    "kubectl annotate node cp-1 havip.io/step-down=true": Expected(told=r"annotated"),
+    "kubectl annotate node cp-1 havip.io/step-down-": Expected(told=r"annotated"),
+    "kubectl --namespace kube-system get lease havip-10": Expected(told=r"havip-10 +{holder}\b"),
     # moving.md
     "havip who-has --port 6443 192.168.1.100": Expected(told=_ONE_HOLDER, place=Place.NODE),
     "havip who-has --timeout 2 192.168.1.90": Expected(told=_NOBODY, place=Place.NODE),

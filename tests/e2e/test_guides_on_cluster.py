@@ -184,6 +184,7 @@ class Reader:
             ("/etc/kubernetes/pki/ca.crt", str(control_plane.authority.path("ca.crt"))),
             ("cordon cp-1", f"cordon {self._first}"),
             ("drain cp-1", f"drain {self._first}"),
+            ("node cp-1", f"node {self._first}"),
         ):
             text = text.replace(theirs, ours)
         return text

@@ -52,6 +52,9 @@ def test_it_may_ask_the_api_server_how_it_is(release: Release) -> None:
         ("update", "daemonsets", f"--namespace={NAMESPACE}"),
         ("create", "serviceaccounts/token", f"--namespace={NAMESPACE}"),
         ("patch", "nodes"),
+        ("list", "nodes"),
+        ("create", "leases.coordination.k8s.io", f"--namespace={NAMESPACE}"),
+        ("update", "leases.coordination.k8s.io/other", f"--namespace={NAMESPACE}"),
         ("update", "nodes/status"),
         ("delete", "nodes"),
         ("get", "nodes/proxy"),
@@ -80,4 +83,16 @@ def test_it_may_no_more_than_its_role_says(release: Release) -> None:
     given = {" ".join(line.split()) for line in listed.stdout.splitlines()} - {
         " ".join(line.split()) for line in nobody.splitlines()
     }
-    assert given == set(), "reading /readyz needs no more than every account has"
+    # Reading /readyz needs no more than every account has; Events are created elsewhere.
+    assert given == {
+        "leases.coordination.k8s.io [] [havip-10] [get update]",
+        "nodes [] [] [get watch]",
+    }
+
+
+def test_it_may_create_events_of_nodes_and_read_none(release: Release) -> None:
+    events = "events.events.k8s.io"
+    assert may(release, "create", events, "--namespace=default")
+    for verb in ("get", "list", "delete", "update", "patch"):
+        assert not may(release, verb, events, "--namespace=default")
+    assert not may(release, "create", events, "--namespace=kube-system")
