@@ -353,7 +353,7 @@ def test_a_server_that_talks_nonsense_is_asked_again_and_told_of_once(
     assert warning["detail"]
 
 
-def test_a_failure_that_goes_on_is_told_once(certificates: Any) -> None:
+def test_a_failure_that_goes_on_is_told_ever_more_rarely(certificates: Any) -> None:
     async def main() -> Desk:
         server = ApiServer(of_chart())
         server.answers = [status(403)] * 20
@@ -363,5 +363,5 @@ def test_a_failure_that_goes_on_is_told_once(certificates: Any) -> None:
             return d
 
     d = asyncio.run(main())
-    assert len(d.warnings) == 1
+    assert 1 <= len(d.warnings) < len(d.server.requests) / 2
     assert "update leases" in d.warnings[0]["detail"] or "HTTP 403" in d.warnings[0]["detail"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from driver import Driver, check, router
 
@@ -133,10 +135,10 @@ def test_the_weight(priority, weight, effective):
 
 
 def test_it_adds_up_with_failed_checks():
-    checks = (check("kube_api", weight=-40),)
+    checks = (replace(check(weight=-40), fast_fail=True),)
     d = Driver(checks=checks, node_weight=-30).become_active()
     d.tell(CORDONED)
-    d.judge(ProbeResult.TIMED_OUT, "kube_api")
+    d.judge(ProbeResult.TIMED_OUT)
     assert d.view.effective_priority == 30
 
 
