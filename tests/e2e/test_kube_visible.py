@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from control_plane import ControlPlane
 from kube_cluster import BINARIES, ROOT
-from test_lease import ACCOUNT, HANG_S, NAME, Cluster, daemon, reasons, wait_until
+from test_lease import ACCOUNT, HANG_S, NAME, SLOW, Cluster, daemon, reasons, wait_until
 
 from havip.netlab import Host, Lab
 
@@ -26,6 +26,7 @@ DOCUMENT = (ROOT / "docs" / "holder-and-drains.md").read_text(encoding="utf-8")
 LABEL = "havip.io/holder-10"
 QUIET_S = 3.0
 """For so long nothing may move that would have moved within some tenths."""
+BY_VRRP: dict[str, Any] = {"election": "vrrp", **SLOW}
 ALL = {
     "kube_holder_lease": "true",
     "kube_events": "true",
@@ -66,6 +67,7 @@ def cluster(control_plane: Cluster) -> Iterator[Cluster]:
                 process.kill()
         control_plane.kubectl("uncordon", host.name)
         control_plane.kubectl("annotate", "node", host.name, "havip.io/step-down-")
+        control_plane.kubectl("label", "node", host.name, f"{LABEL}-")
     lab.watch.wait_until_gone(lab.vip_address, timeout_s=HANG_S)
     control_plane.kubectl("delete", "lease", NAME, "--namespace=kube-system", "--ignore-not-found")
     control_plane.kubectl("delete", "events", "--all", "--namespace=default")
@@ -73,13 +75,7 @@ def cluster(control_plane: Cluster) -> Iterator[Cluster]:
 
 
 def start(cluster: Cluster, *hosts: Host, **settings: object) -> None:
-    defaults = {
-        "election": "vrrp",
-        "lease_duration": 15,
-        "lease_renew_deadline": 10,
-        "lease_retry_period": 2,
-    }
-    cluster.start(*hosts, **{**defaults, **ALL, **settings})
+    cluster.start(*hosts, **{**BY_VRRP, **ALL, **settings})
 
 
 @pytest.fixture
@@ -195,6 +191,25 @@ def test_a_lease_that_is_applied_again_stays(three: Cluster) -> None:
     wait_until(lambda: shown(three) == holder.name, "the Lease does not say it")
     three.apply(manifest())
     assert shown(three) == holder.name
+
+
+def test_a_reload_shows_what_is_held_and_takes_it_back(cluster: Cluster) -> None:
+    host = cluster.lab.hosts[0]
+    config = cluster.lab.directory / "havip.yaml"
+    on = {"kubeHolderLease": True, "kubeHolderLabel": True, "kubeNodeWatch": True}
+    config.write_text("{}")
+    cluster.start(host, args=(f"--config={config}",), **BY_VRRP)
+    assert cluster.holder() is host
+    at = time.monotonic()
+    config.write_text(json.dumps(on))
+    wait_until(lambda: shown(cluster) == host.name, "the Lease does not say it")
+    wait_until(lambda: labelled(cluster) == [host.name], "the label does not say it")
+    wait_until(lambda: host.status()["node_object"] is not None, "the Node is not watched")
+    config.write_text("{}")
+    wait_until(lambda: shown(cluster) == "", "the Lease still says it")
+    wait_until(lambda: not labelled(cluster), "the label still says it")
+    assert host.status()["node_object"] is None
+    stays(cluster, host, at)
 
 
 # Moves.
