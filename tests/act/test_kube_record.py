@@ -247,6 +247,24 @@ def test_an_end_does_not_wait_long_for_a_server_that_hangs(certificates: Any) ->
     assert asyncio.run(main()) < 4 * CLOSING_S
 
 
+def test_last_words_that_are_refused_concern_nobody(certificates: Any) -> None:
+    """`helm uninstall` takes the rights away before the pods."""
+
+    async def main() -> Desk:
+        server = ApiServer(of_chart())
+        async with desk(certificates, server, SHOWN, shows_events=True, shows_label=True) as d:
+            d.record.note(moved(State.ACTIVE), UTC_S)
+            await server.until(lambda: len(server.requests) == 4)
+            server.answers = [status(403)] * 100
+            d.record.note(moved(State.INITIALIZE, State.ACTIVE, Reason.STOPPED), UTC_S)
+            await d.record.finish()
+            return d
+
+    d = asyncio.run(main())
+    assert ("PUT", LEASE) in d.server.asked
+    assert not d.warnings
+
+
 def test_an_event_of_the_node(certificates: Any) -> None:
     async def main() -> Json:
         server = ApiServer()

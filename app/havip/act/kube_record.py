@@ -80,6 +80,7 @@ class KubeRecord:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._alarms: dict[tuple[str, object], Restraint] = {}
+        self._is_finishing = False
         self._run()
 
     @property
@@ -101,6 +102,7 @@ class KubeRecord:
 
     async def finish(self) -> None:
         """This daemon holds nothing any more: say so, if the API server takes it soon."""
+        self._is_finishing = True
         self._publisher.finish(self._loop.time())
         self._run()
         deadline = self._loop.time() + CLOSING_S
@@ -161,6 +163,9 @@ class KubeRecord:
             end(self._loop.time(), is_done=True)
 
     def _tell(self, wish: Wish, error: KubeError) -> None:
+        if self._is_finishing:
+            # `helm uninstall` takes the rights away before the pods.
+            return
         what = {ShowHolder: "Lease", ShowLabels: "label", ShowEvent: "Event"}[type(wish)]
         alarm = self._alarms.setdefault(
             (what, error.status or error.result), Restraint(free=1, longest_s=LONGEST_S)
