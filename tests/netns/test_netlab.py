@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import HANG_S
 
 from havip.netlab import (
     Forgetting,
@@ -39,7 +40,7 @@ def start_pair(lab: Lab, vip: str = Lab.vip, **options: object) -> None:
     address = vip.partition("/")[0]
     lab.watch.wait_for(
         lambda: lab["h1"].has_vip(address) and not lab["h2"].has_vip(address),
-        15,
+        HANG_S,
         f"{address} on h1 alone",
     )
 
@@ -132,7 +133,7 @@ def test_a_partition_gives_two_holders_and_healing_gives_one(lab: Lab) -> None:
     since_at = time.monotonic()
     lab.partition([lab["h1"]], [lab["h2"]])
     lab.watch.wait_for(
-        lambda: lab.watch.holders(lab.vip_address) == ("h1", "h2"), 10, "two holders"
+        lambda: lab.watch.holders(lab.vip_address) == ("h1", "h2"), HANG_S, "two holders"
     )
     lab.heal()
     lab.watch.wait_for_holder(lab.vip_address, "h1")
@@ -148,12 +149,12 @@ def test_a_one_way_link_blocks_one_way(lab: Lab) -> None:
     lab.block("h2", "h1")
     # h2 still hears the better h1, so it stays a backup; the other way round it claims.
     since_at = time.monotonic()
-    lab.capture.wait_for(lambda f: f.is_vrrp and f.port == "h1" and f.at > since_at + 0.5, 5)
+    lab.capture.wait_for(lambda f: f.is_vrrp and f.port == "h1" and f.at > since_at + 0.5, HANG_S)
     assert lab.watch.holders(lab.vip_address) == ("h1",)
     lab.heal()
     lab.block("h1", "h2")
     lab.watch.wait_for(
-        lambda: lab.watch.holders(lab.vip_address) == ("h1", "h2"), 10, "two holders"
+        lambda: lab.watch.holders(lab.vip_address) == ("h1", "h2"), HANG_S, "two holders"
     )
 
 
@@ -331,7 +332,7 @@ def test_nothing_is_left_behind(number: signal.Signals | None, status: int) -> N
             # A second signal, as of someone who is impatient, must not stop the cleaning.
             process.send_signal(number)
             process.send_signal(number)
-        assert process.wait(20) == status
+        assert process.wait(HANG_S) == status
     assert left_by(process.pid, directory, sleeper) == []
 
 

@@ -63,8 +63,8 @@ def test_the_announcement_goes_out_after_the_address_is_there(make_lab) -> None:
     lab = make_lab(hosts=1)
     for _ in range(5):
         since_at = time.monotonic()
-        daemon = start(lab)["h1"]
-        holder(lab)
+        daemon = lab["h1"].havip(wait=False, vip_address_cidr=lab.vip)
+        becomes(lambda: lab["h1"].has_vip(lab.vip_address), True)
         wait_for_adverts(lab, "h1", 4, time.monotonic())
         came = lab.watch.vip_events(lab.vip_address)[-1]
         told = announcements(lab, "h1", since_at)

@@ -10,6 +10,7 @@ import sys
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from patience import HANG_S
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
@@ -151,7 +152,7 @@ def test_every_kind_of_packet_is_named_and_judged(lab: Lab) -> None:
     process = watch(lab["h1"], "--interface", "eth0", "--output", "json")
     send(lab["h2"], *FOREIGN, *(frame for frame, *_ in EXPECTED))
     process.wait_for(
-        lambda: len(records(process)) >= len(EXPECTED), 10, "has not shown all packets"
+        lambda: len(records(process)) >= len(EXPECTED), HANG_S, "has not shown all packets"
     )
 
     told = records(process)
@@ -186,7 +187,7 @@ def test_keepalived_is_read(lab: Lab, watcher, vip, options, expected) -> None:
     def adverts() -> list[str]:
         return [line for line in process.log_text().splitlines() if "VRRP" in line]
 
-    process.wait_for(lambda: len(adverts()) >= 2, 15, "no adverts")
+    process.wait_for(lambda: len(adverts()) >= 2, HANG_S, "no adverts")
     line = adverts()[0]
     assert all(words in line for words in (*expected, "vrid 10", "priority 150", "[ok]")), line
     assert "s3cret" not in process.log_text()
@@ -195,14 +196,14 @@ def test_keepalived_is_read(lab: Lab, watcher, vip, options, expected) -> None:
 def test_count_ends_it(lab: Lab) -> None:
     process = watch(lab["h1"], "--count", "3", "--output", "json")
     send(lab["h2"], *[advert()] * 5)
-    assert process.wait(10) == 0
+    assert process.wait(HANG_S) == 0
     assert sum(line.startswith("{") for line in process.log_text().splitlines()) == 3
 
 
 def test_ctrl_c_ends_it_cleanly(lab: Lab) -> None:
     process = watch(lab["h1"])
     process.send(signal.SIGINT)
-    assert process.wait(10) == 0
+    assert process.wait(HANG_S) == 0
     assert "Traceback" not in process.log_text()
 
 
@@ -214,7 +215,7 @@ def test_it_ends_with_the_reader_of_its_pipe(lab: Lab) -> None:
     finally:
         os.close(writer)
         os.close(reader)
-    assert process.wait(10) == 0
+    assert process.wait(HANG_S) == 0
     assert "Traceback" not in process.log_text()
     assert "BrokenPipe" not in process.log_text()
 
@@ -228,10 +229,12 @@ def test_it_outlives_a_link_that_goes_down_but_not_one_that_is_removed(lab: Lab)
     host.ip("link set w0 down")
     host.ip("link set w0 up")
     send(host, advert(), interface="w0")
-    process.wait_for(lambda: len(records(process)) == 1, 10, "saw nothing after the link came up")
+    process.wait_for(
+        lambda: len(records(process)) == 1, HANG_S, "saw nothing after the link came up"
+    )
     assert records(process)[0]["direction"] == "out"
     host.ip("link delete w0")
-    assert process.wait(10) == 1
+    assert process.wait(HANG_S) == 1
     assert "w0 is gone" in process.log_text()
     assert "Traceback" not in process.log_text()
 

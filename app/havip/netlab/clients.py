@@ -129,7 +129,7 @@ class Prober(_Records):
             self._answered_at[number] = at
             self._by[number] = self._names.index(who)
 
-    def wait_for_answer(self, *hosts: str, since_at: float = 0.0, timeout_s: float = 10) -> float:
+    def wait_for_answer(self, *hosts: str, since_at: float = 0.0, timeout_s: float = 20) -> float:
         """Block until one of `hosts` (default: anyone) answered a probe sent since then.
 
         Returns:

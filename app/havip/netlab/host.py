@@ -71,7 +71,7 @@ class Process:
         self.send(signal.SIGCONT)
         self._mark(alive=True)
 
-    def stop(self, timeout_s: float = 10) -> int:
+    def stop(self, timeout_s: float = 20) -> int:
         """SIGTERM to it alone, as an init system does; returns the exit status.
 
         Raises:
@@ -111,7 +111,7 @@ class Process:
                     f"{self.name}: {what}: not within {timeout_s:g} s\n{self.log_text()[-4000:]}"
                 )
 
-    def wait_for_log(self, text: str, timeout_s: float = 10) -> None:
+    def wait_for_log(self, text: str, timeout_s: float = 20) -> None:
         self.wait_for(lambda: text in self.log_text(), timeout_s, f"no {text!r} in its log")
 
     def _mark(self, *, alive: bool) -> None:
@@ -218,7 +218,7 @@ class Host:
     def serve(self, port: int = PORT) -> Process:
         """Start the web service, which answers UDP and HTTP with the host's name."""
         process = self.agent("serve", self.name, str(port))
-        process.wait_for(lambda: self._answers(port), 10, "does not listen")
+        process.wait_for(lambda: self._answers(port), 20, "does not listen")
         return process
 
     def havip(self, *, wait: bool = True, args: Sequence[str] = (), **settings: object) -> Process:
@@ -233,7 +233,7 @@ class Host:
             (sys.executable, "-m", "havip", "run", *args), name="havip", env=env, is_daemon=True
         )
         if wait:
-            process.wait_for(self.is_ready, 15, "/readyz does not say 200")
+            process.wait_for(self.is_ready, 20, "/readyz does not say 200")
         return process
 
     def keepalived(self, config: str) -> Process:

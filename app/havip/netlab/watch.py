@@ -200,7 +200,7 @@ class Watch:
         self,
         address: IPv4Address | IPv6Address,
         *hosts: str,
-        timeout_s: float = 10,
+        timeout_s: float = 20,
     ) -> float:
         """Block until exactly one live holder is there, one of `hosts` if any are named."""
 
@@ -212,7 +212,7 @@ class Watch:
         return self.wait_for(alone, timeout_s, f"{address} on {wanted} alone")
 
     def wait_until_gone(
-        self, address: IPv4Address | IPv6Address, *hosts: str, timeout_s: float = 10
+        self, address: IPv4Address | IPv6Address, *hosts: str, timeout_s: float = 20
     ) -> float:
         """Block until none of `hosts` (default: all) has the address, stale ones included."""
 
