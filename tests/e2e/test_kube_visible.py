@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from control_plane import ControlPlane
-from kube_cluster import BINARIES, ROOT
+from kube_cluster import BINARIES, CHART, ROOT
 from test_lease import ACCOUNT, HANG_S, NAME, SLOW, Cluster, daemon, reasons, wait_until
 
 from havip.netlab import Host, Lab
@@ -191,6 +191,39 @@ def test_a_lease_that_is_applied_again_stays(three: Cluster) -> None:
     wait_until(lambda: shown(three) == holder.name, "the Lease does not say it")
     three.apply(manifest())
     assert shown(three) == holder.name
+
+
+@pytest.mark.parametrize("major", [3, 4])
+def test_an_upgrade_of_the_chart_leaves_the_holder_in_its_lease(
+    cluster: Cluster, major: int
+) -> None:
+    """Helm 3 merges what it made, makes and finds; Helm 4 has the server apply its fields."""
+    at = ("lease", "havip-77", "--namespace=default")
+
+    def helm(*args: str) -> None:
+        config = f"KUBECONFIG={cluster.control_plane.admin}"
+        home = f"HOME={cluster.lab.directory}"
+        program = str(BINARIES / f"helm{major}")
+        cluster.control_plane.host.run(("env", config, home, program, *args))
+
+    def holder() -> str:
+        return cluster.kubectl("get", *at, "--output=jsonpath={.spec.holderIdentity}")
+
+    chart = ("edge", str(CHART), "--namespace=default", "--set=virtualRouterId=77")
+    values = (f"--set=vipAddressCidr={cluster.lab.vip}", "--set=fullnameOverride=edge")
+    helm("install", *chart, *values)
+    try:
+        assert holder() == ""
+        cluster.kubectl("patch", *at, "--type=merge", '--patch={"spec":{"holderIdentity":"h1"}}')
+        helm("upgrade", *chart, *values, "--set=vrrpPriority=120", "--set=commonLabels.team=net")
+        assert holder() == "h1"
+        labels = cluster.kubectl("get", *at, "--output=jsonpath={.metadata.labels.team}")
+        assert labels == "net", "it is Helm's all the same"
+        helm("rollback", "edge", "1", "--namespace=default")
+        assert holder() == "h1"
+    finally:
+        helm("uninstall", "edge", "--namespace=default")
+    assert not cluster.kubectl("get", *at, "--ignore-not-found")
 
 
 def test_a_reload_shows_what_is_held_and_takes_it_back(cluster: Cluster) -> None:
