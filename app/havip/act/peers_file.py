@@ -1,20 +1,19 @@
 """The list of peers that outlasts a restart while the Kubernetes API is down.
 
-Replaced as a whole, so that a power cut leaves the old list or the new one. What is read is judged
-as if it came from the network: somebody may have edited it, or another configuration left it.
+What is read is judged as if it came from the network: somebody may have edited it, or another
+configuration left it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
+from havip.act.whole_file import replace_file
 from havip.core.actions import KeepPeers
 from havip.core.config import PeerSource
 from havip.core.discovery import LISTED
@@ -65,26 +64,12 @@ def write_peers(source: PeerSource, addresses: Collection[Address]) -> None:
     Raises:
         OSError: it cannot be written; the former one is there still.
     """
-    path = Path(source.file)
-    path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "version": _VERSION,
         "source": str(source),
         "addresses": [str(address) for address in addresses],
     }
-    new = path.with_name(f".{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(new, flags, 0o644)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(json.dumps(document).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
+    replace_file(Path(source.file), json.dumps(document).encode() + b"\n")
 
 
 class PeersKeeper:
