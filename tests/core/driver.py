@@ -31,8 +31,10 @@ from havip.core.actions import (
     StartProbe,
     Topic,
 )
+from havip.core.balancer import BALANCER
 from havip.core.config import (
     AllUnhealthy,
+    BalancerConfig,
     CheckConfig,
     Leg,
     NodeConfig,
@@ -44,6 +46,8 @@ from havip.core.events import (
     ActionFailed,
     AddressAdded,
     AddressRemoved,
+    BalancerAnswered,
+    BalancerSilent,
     Event,
     FrameReceived,
     GatewaysChanged,
@@ -171,6 +175,9 @@ class Driver:
     """VIPs that the kernel has."""
     results: dict[str, ProbeResult | None] = field(default_factory=dict)
     """How probes end, by check; PASSED where nothing is said, None: not yet."""
+    balancer: BalancerConfig | None = None
+    balancer_says: BalancerAnswered | BalancerSilent | None = None
+    """What comes of the question to HAProxy; None: nothing yet."""
 
     def __post_init__(self) -> None:
         self.node = Node(self.config, random=lambda: self.random)
@@ -185,6 +192,7 @@ class Driver:
             all_unhealthy=self.all_unhealthy,
             peer_source=PeerSource(service="havip-peers", file="peers.json"),
             node_weight=self.node_weight,
+            balancer=self.balancer,
         )
 
     # Time and facts ----------------------------------------------------------------------
@@ -233,7 +241,10 @@ class Driver:
         self.now += seconds
 
     def _act(self, action: Action) -> None:
-        if isinstance(action, StartProbe):
+        if isinstance(action, StartProbe) and action.check == BALANCER:
+            if self.balancer_says is not None:
+                self._pending.append((self.now, self.balancer_says))
+        elif isinstance(action, StartProbe):
             result = self.results.get(action.check, ProbeResult.PASSED)
             if result is not None:
                 self._pending.append((self.now, ProbeFinished(check=action.check, result=result)))

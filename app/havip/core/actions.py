@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
+from havip.core.config import Backend
+from havip.core.haproxy import Change
 from havip.core.reasons import Reason, State
 from havip.core.record import LeaseRecord
 from havip.wire.drop import Drop
@@ -98,6 +100,23 @@ class KeepPeers:
     addresses: tuple[IPv4Address | IPv6Address, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepBackends:
+    """Keep this list for a start without the API, and for a HAProxy that starts again."""
+
+    backends: tuple[Backend, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeBalancer:
+    """Change one backend of the running HAProxy; its next answer shows what came of it."""
+
+    change: Change
+    name: str
+    backend: Backend | None = None
+    """The one to add."""
+
+
 class Topic(StrEnum):
     """What a report is about."""
 
@@ -117,6 +136,8 @@ class Topic(StrEnum):
     """Adverts go to others than before."""
     NODE = "node"
     """What Kubernetes plans for this node has changed."""
+    BACKEND = "backend"
+    """A backend of the balancer came, went, failed or recovered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +199,8 @@ Action = (
     | ReadLease
     | WriteLease
     | KeepPeers
+    | KeepBackends
+    | ChangeBalancer
     | Report
     | Count
     | Finished

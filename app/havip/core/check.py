@@ -184,6 +184,8 @@ class Check:
 
     @property
     def _remedy(self) -> str:
+        if self._config.remedy:
+            return self._config.remedy
         setting = self._config.setting("Url")
         return f"start what answers there, or set {setting} to a health URL of this node"
 

@@ -218,6 +218,88 @@ class PeerSource:
         return f"nodes with {self.selector}"
 
 
+class Balance(StrEnum):
+    """Which backend gets the next connection."""
+
+    LEASTCONN = "leastconn"
+    ROUNDROBIN = "roundrobin"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Backend:
+    """One API server behind the balancer."""
+
+    name: str
+    """As HAProxy, `/status` and the metrics call it."""
+    address: IPv4Address | IPv6Address
+    port: int
+
+    @classmethod
+    def at(cls, address: IPv4Address | IPv6Address, port: int) -> Backend:
+        """One that has no name but its place; in brackets, HAProxy would not take it."""
+        return cls(f"{address}:{port}", address, port)
+
+    def __str__(self) -> str:
+        """As the settings have it."""
+        is_nameless = self == Backend.at(self.address, self.port)
+        return self.endpoint if is_nameless else f"{self.name} {self.endpoint}"
+
+    @property
+    def endpoint(self) -> str:
+        return endpoint(self.address, self.port)
+
+
+def endpoint(address: IPv4Address | IPv6Address, port: int) -> str:
+    """`192.0.2.1:6443` or `[2001:db8::1]:6443`."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerConfig:
+    """HAProxy beside havip, and what it is to do."""
+
+    port: int = 8443
+    binds: tuple[IPv4Address | IPv6Address, ...]
+    """Where it listens: every address of a family, or the VIPs."""
+    own: frozenset[IPv4Address | IPv6Address] = frozenset()
+    """Addresses at which this port is the balancer itself, and so no backend."""
+    backends: tuple[Backend, ...] | None = None
+    """None: those that the Kubernetes API lists."""
+    balance: Balance = Balance.LEASTCONN
+    check_interval_s: float = 2.0
+    check_timeout_s: float = 1.8
+    fail_after: int = 2
+    recover_after: int = 2
+    expected_status: tuple[tuple[int, int], ...] = ((200, 200),)
+    """Ranges of HTTP status codes that pass, ends included."""
+    check_host: str = "kubernetes"
+    """The `Host` of the check's request, and the name that a certificate is verified for."""
+    ca_file: str | None = None
+    """None: certificates are not verified by the check; clients do that for themselves."""
+    slow_start_s: float = 10.0
+    connect_timeout_s: float = 3.0
+    idle_timeout_s: float = 86_400.0
+    max_connections: int = 8000
+    proxy_protocol: bool = False
+    directory: str = "/run/havip-haproxy"
+    """Shared with HAProxy: its configuration and its socket."""
+    kept_file: str = "/var/lib/havip/backends.json"
+    """Where the last list is kept, for a start without the API."""
+
+    @property
+    def configuration_file(self) -> str:
+        return f"{self.directory}/haproxy.cfg"
+
+    @property
+    def socket_file(self) -> str:
+        return f"{self.directory}/haproxy.sock"
+
+    @property
+    def ca_copy(self) -> str:
+        """The CA certificates where HAProxy can read them."""
+        return f"{self.directory}/ca.crt"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckConfig:
     """One health check. Weight 0 means that a failed check forbids holding."""
@@ -244,6 +326,8 @@ class CheckConfig:
 
     ca_setting: str = ""
     """The setting that names its CA, where that is not its own `…CaFile`."""
+    remedy: str = ""
+    """What to do where nothing has ever answered; empty: as for a URL."""
 
     def setting(self, suffix: str) -> str:
         """The name of one of its settings, for a remedy: `checkKubeApiUrl` of `Url`."""
@@ -267,6 +351,8 @@ class NodeConfig:
     """Each change of a virtual router's state becomes an Event of the Node."""
     shows_label: bool = False
     """The Node is labelled while it holds."""
+    balancer: BalancerConfig | None = None
+    """None: no HAProxy is looked after."""
 
     @property
     def shows_anything(self) -> bool:

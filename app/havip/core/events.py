@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from havip.core.config import NodeConfig
+from havip.core.config import Backend, NodeConfig
+from havip.core.haproxy import Answer
 from havip.core.record import LeaseRecord
 
 
@@ -229,6 +230,42 @@ class NodeUnseen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackendsListed:
+    """The API servers behind the balancer: what the API says, or said last."""
+
+    backends: frozenset[Backend]
+    is_kept: bool = False
+    """From an earlier life: the API has not been asked since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendsUnlisted:
+    """The API does not say who the backends are; it is asked again."""
+
+    detail: str
+    """For people, with a remedy. Never a credential."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerAnswered:
+    """HAProxy has told of itself and of its servers: the answer to a `StartProbe`."""
+
+    answer: Answer
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerSilent:
+    """HAProxy has not answered, or its end was heard."""
+
+    result: ProbeResult
+    detail: str
+    duration_s: float = 0.0
+    is_unasked: bool = False
+    """Not the answer to a StartProbe: it closed the connection that is kept open to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """SIGTERM or SIGINT: hand the VIPs over, then say Finished."""
 
@@ -260,6 +297,10 @@ Event = (
     | PeersUnlisted
     | NodeSeen
     | NodeUnseen
+    | BackendsListed
+    | BackendsUnlisted
+    | BalancerAnswered
+    | BalancerSilent
     | StopRequested
     | Reconfigured
 )

@@ -16,6 +16,7 @@ from typing import Final, assert_never
 from havip import __version__
 from havip.core.actions import Action, Count, Counter, Finished, Report, Topic
 from havip.core.announce import Restraint
+from havip.core.balancer import BALANCER, Balancer, check_of
 from havip.core.check import Check, Verdict
 from havip.core.config import NodeConfig, RouterConfig, interfaces_of
 from havip.core.discovery import PeerLists
@@ -24,6 +25,10 @@ from havip.core.events import (
     ActionFailed,
     AddressAdded,
     AddressRemoved,
+    BackendsListed,
+    BackendsUnlisted,
+    BalancerAnswered,
+    BalancerSilent,
     ClockStepped,
     Event,
     FrameReceived,
@@ -82,6 +87,7 @@ class Node:
         self._lease_requests = count(1)
         self._peer_lists = PeerLists()
         self._state = NodeState()
+        self._balancer: Balancer | None = None
         self._utc_offset_s = 0.0
         self._is_started = False
         self._is_stopping = False
@@ -129,6 +135,7 @@ class Node:
             checks=tuple(check.view(now) for check in self._checks.values()),
             transitions=tuple(self._transitions),
             node_object=None if weight is None else self._state.view(weight),
+            balancer=self._balancer.view() if self._balancer else None,
         )
 
     def _dispatch(self, now: float, event: Event) -> list[Action]:
@@ -196,6 +203,8 @@ class Node:
                     out += self._judge(now, self._state.reason)
             case NodeUnseen():
                 out += self._state.miss(now, event)
+            case BackendsListed() | BackendsUnlisted() | BalancerAnswered() | BalancerSilent():
+                out += self._balance(now, event)
             case _:
                 assert_never(event)
         for router in self._all_routers:
@@ -220,6 +229,30 @@ class Node:
         if not addressed:
             out.append(Count(counter=Counter.ADVERTS_DROPPED, reason=Drop.VRID))
 
+    def _balance(
+        self,
+        now: float,
+        event: BackendsListed | BackendsUnlisted | BalancerAnswered | BalancerSilent,
+    ) -> list[Action]:
+        if self._balancer is None or self._is_stopping:
+            return []
+        match event:
+            case BackendsListed():
+                return self._balancer.handle_listed(event)
+            case BackendsUnlisted():
+                return self._balancer.handle_unlisted(now, event)
+        finished, out = self._balancer.handle_answer(event)
+        return self._checks[BALANCER].handle(now, finished) + self._judge(now) + out
+
+    def _configure_balancer(self, config: NodeConfig) -> list[Action]:
+        if config.balancer is None:
+            self._balancer = None
+        elif self._balancer is None:
+            self._balancer = Balancer(config.balancer)
+        elif config.balancer != self._balancer.config:
+            return self._balancer.reconfigure(config.balancer)
+        return []
+
     def _configure(self, now: float, config: NodeConfig) -> list[Action]:
         """Go over to a configuration: what is the same stays, what can change in place does."""
         out: list[Action] = []
@@ -232,6 +265,9 @@ class Node:
             self._state = NodeState()
         self._config = config
         wanted_checks = {check.name: check for check in config.checks}
+        out += self._configure_balancer(config)
+        if config.balancer is not None:
+            wanted_checks[BALANCER] = check_of(config.balancer)
         for name in self._checks.keys() - wanted_checks.keys():
             del self._checks[name]
         for name, check_config in wanted_checks.items():

@@ -47,6 +47,43 @@ class LeaseView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackendView:
+    name: str
+    endpoint: str
+    listed: bool
+    """False: it is being drained, or the balancer is yet to let it go."""
+    healthy: bool
+    status: str
+    """As HAProxy calls it, such as `UP`, `DOWN`, `DRAIN`, `MAINT`; empty: not there yet."""
+    check: str
+    """The last check in HAProxy's words, such as `L7OK 200`."""
+    sessions: int
+    sessions_total: int
+    bytes_in_total: int
+    bytes_out_total: int
+    connection_errors_total: int
+    retries_total: int
+    redispatches_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerView:
+    answers: bool
+    version: str
+    process: int
+    """Process id of HAProxy's worker, in its own process namespace; 0 before it has answered."""
+    uptime_s: int
+    problem: str
+    """Why it is not fit, empty when it is."""
+    port: int
+    sessions: int
+    sessions_total: int
+    backends_known_by: str
+    """`configuration`, `api`, `kept`, or empty while nobody has named any."""
+    backends: tuple[BackendView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransitionView:
     at: float
     """Monotonic seconds; the edge adds the wall-clock time."""
@@ -115,3 +152,4 @@ class NodeView:
     """The last 100, oldest first."""
     node_object: NodeObjectView | None = None
     """None: it is not watched."""
+    balancer: BalancerView | None = None

@@ -1,0 +1,322 @@
+"""HAProxy beside havip: which backends it should have, and whether it is fit to get the VIP.
+
+The VIP follows the balancer: a node whose HAProxy does not answer, or has no healthy backend, must
+not hold. The balancer follows the backends: one that fails costs no move, since the others are
+reached through every node alike.
+
+What HAProxy has is compared with what it should have at each of its answers, and only the
+difference is said. So it does not matter which of them was lost, refused or undone, nor whether
+HAProxy has been started anew meanwhile. A list without a backend is not believed: no list of the
+API servers of a cluster that answers can be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from havip.core.actions import (
+    Action,
+    ChangeBalancer,
+    KeepBackends,
+    Report,
+    Topic,
+)
+from havip.core.announce import Restraint
+from havip.core.config import Backend, BalancerConfig, CheckConfig
+from havip.core.events import (
+    BackendsListed,
+    BackendsUnlisted,
+    BalancerAnswered,
+    BalancerSilent,
+    ProbeFinished,
+    ProbeResult,
+)
+from havip.core.haproxy import Answer, Change, Server, fingerprint, is_old
+from havip.core.outbox import LONGEST_S
+from havip.core.reasons import Reason
+from havip.core.view import BackendView, BalancerView
+
+BALANCER: Final = "balancer"
+"""Name of the check."""
+BACKENDS: Final = 64
+"""Of one list; each is probed by each node."""
+
+CHOICES: Final = (
+    "set loadBalancerPort to one that is free, such as 8443; or have the API server listen on the "
+    "node's address alone (--bind-address) and set loadBalancerBind: vip"
+)
+"""What to do where the port is an API server's."""
+
+_START = (
+    "start it after `havip load-balancer` has written its configuration; what keeps it from "
+    "running stands in its own log"
+)
+
+_INTERVAL_S: Final = 1.0
+_TIMEOUT_S: Final = 0.9
+
+
+def check_of(config: BalancerConfig) -> CheckConfig:
+    """The check that the balancer amounts to. A HAProxy that dies is heard of at once."""
+    return CheckConfig(
+        name=BALANCER,
+        url=f"unix:{config.socket_file}",
+        interval_s=_INTERVAL_S,
+        timeout_s=_TIMEOUT_S,
+        fail_after=2,
+        recover_after=2,
+        fast_fail=True,
+        remedy="see docs/load-balancer.md",
+    )
+
+
+def carried_over(old: BalancerConfig | None, new: BalancerConfig | None) -> BalancerConfig | None:
+    """What a reload makes of it: a running HAProxy takes other backends, and nothing else."""
+    if old is None or new is None or (old.backends is None) != (new.backends is None):
+        return old
+    return replace(old, backends=new.backends)
+
+
+@dataclass(slots=True)
+class _Noted:
+    """What was told of a server, so that it is told once."""
+
+    is_healthy: bool | None = None
+    is_unlisted: bool | None = None
+    is_cut: bool = False
+    endpoint: str = ""
+
+
+class Balancer:
+    """Decides for one HAProxy."""
+
+    def __init__(self, config: BalancerConfig) -> None:
+        self._config = config
+        self._wanted: tuple[Backend, ...] = ()
+        self._known_by = ""
+        self._answer: Answer | None = None
+        self._problem = "it has not answered yet"
+        self._noted: dict[str, _Noted] = {}
+        self._kept: tuple[Backend, ...] = ()
+        self._missing = ""
+        self._itself: Backend | None = None
+        self._alarm = Restraint(free=1, longest_s=LONGEST_S)
+        self._use_configured()
+
+    @property
+    def config(self) -> BalancerConfig:
+        return self._config
+
+    def reconfigure(self, config: BalancerConfig) -> list[Action]:
+        """Go over to other backends of the configuration."""
+        self._config = config
+        self._use_configured()
+        return self._keep()
+
+    def handle_listed(self, event: BackendsListed) -> list[Action]:
+        """The API has named the backends, or did so in an earlier life."""
+        if self._config.backends is not None or (event.is_kept and self._wanted):
+            return []
+        if not event.is_kept:
+            self._missing = ""
+        found = self._others(event.backends)
+        if not found:
+            self._missing = self._missing or "the Kubernetes API lists no backend"
+            return []
+        self._wanted = tuple(sorted(found))
+        self._known_by = "kept" if event.is_kept else "api"
+        if event.is_kept:
+            self._kept = self._wanted
+        return self._keep()
+
+    def handle_unlisted(self, now: float, event: BackendsUnlisted) -> list[Action]:
+        """The API was asked in vain."""
+        self._missing = event.detail
+        if not self._alarm.allows(now):
+            return []
+        fields: dict[str, str | int | float] = {"detail": event.detail}
+        return [Report(topic=Topic.ALARM, reason=Reason.BACKENDS_MISSING, fields=fields)]
+
+    def handle_answer(
+        self, event: BalancerAnswered | BalancerSilent
+    ) -> tuple[ProbeFinished, list[Action]]:
+        """What HAProxy said, or that it says nothing: as a result of the check, and what to do."""
+        if isinstance(event, BalancerSilent):
+            self._answer = None
+            self._problem = event.detail
+            if event.result is ProbeResult.REFUSED:
+                self._problem += f": {_START}"
+            finished = ProbeFinished(
+                check=BALANCER,
+                result=event.result,
+                detail=self._problem,
+                duration_s=event.duration_s,
+                is_unasked=event.is_unasked,
+            )
+            return finished, []
+        self._answer = event.answer
+        self._problem = self._unfit(event.answer)
+        finished = ProbeFinished(
+            check=BALANCER,
+            result=ProbeResult.FAILED if self._problem else ProbeResult.PASSED,
+            detail=self._problem,
+            duration_s=event.duration_s,
+        )
+        if self._is_foreign(event.answer):
+            return finished, []
+        actions = list(self._reconcile(event.answer))
+        return finished, [*self._note(event.answer), *actions]
+
+    def view(self) -> BalancerView:
+        answer = self._answer
+        servers = {each.name: each for each in answer.servers} if answer else {}
+        listed = {each.name: each for each in self._wanted}
+        names = sorted(listed.keys() | servers.keys())
+        return BalancerView(
+            answers=answer is not None,
+            version=answer.version if answer else "",
+            process=answer.process if answer else 0,
+            uptime_s=answer.uptime_s if answer else 0,
+            problem=self._problem,
+            port=self._config.port,
+            sessions=answer.sessions if answer else 0,
+            sessions_total=answer.sessions_total if answer else 0,
+            backends_known_by=self._known_by,
+            backends=tuple(_view(listed.get(name), servers.get(name)) for name in names),
+        )
+
+    def _use_configured(self) -> None:
+        if self._config.backends is not None:
+            self._wanted = tuple(sorted(self._others(self._config.backends)))
+            self._known_by = "configuration"
+
+    def _others(self, backends: Collection[Backend]) -> list[Backend]:
+        """All but the balancer itself: connections would go in circles."""
+        config = self._config
+        circles = [b for b in backends if b.address in config.own and b.port == config.port]
+        self._itself = min(circles, default=None)
+        return [b for b in backends if b not in circles]
+
+    def _keep(self) -> list[Action]:
+        if self._wanted == self._kept:
+            return []
+        self._kept = self._wanted
+        return [KeepBackends(backends=self._wanted)]
+
+    def _is_foreign(self, answer: Answer) -> bool:
+        """Whether what it was started with is not what havip would have it do."""
+        return is_old(answer.version) or answer.description != f"havip {fingerprint(self._config)}"
+
+    def _unfit(self, answer: Answer) -> str:
+        """Why this node must not hold the VIP; empty if nothing is in the way."""
+        if is_old(answer.version):
+            return f"HAProxy is of version {answer.version}, and 2.6 is the oldest that will do"
+        if self._is_foreign(answer):
+            return (
+                "HAProxy was started with another configuration than this one: run `havip "
+                "load-balancer`, then restart HAProxy"
+            )
+        if self._itself is not None:
+            return self._explain_clash(self._itself)
+        if not self._wanted:
+            return f"no backend is known: {self._missing or 'none is listed yet'}"
+        names = {each.name for each in self._wanted}
+        listed = [each for each in answer.servers if each.name in names]
+        if any(each.is_healthy for each in listed):
+            return ""
+        told = ", ".join(f"{each.name}: {_check(each)}" for each in listed[:5])
+        return f"none of {len(self._wanted)} backends is healthy ({told or 'none is added yet'})"
+
+    def _explain_clash(self, backend: Backend) -> str:
+        return (
+            f"backend {backend.name} is at port {self._config.port} of this node, where "
+            f"HAProxy itself would listen: {CHOICES}"
+        )
+
+    def _reconcile(self, answer: Answer) -> Iterator[Action]:
+        there = {each.name: each for each in answer.servers}
+        wanted = {each.name: each for each in self._wanted}
+        for backend in self._wanted:
+            server = there.get(backend.name)
+            if server is None:
+                yield ChangeBalancer(change=Change.ADD, name=backend.name, backend=backend)
+            elif server.endpoint == backend.endpoint and server.is_disabled:
+                yield ChangeBalancer(change=Change.ENABLE, name=backend.name)
+        for server in answer.servers:
+            listed = wanted.get(server.name)
+            if listed is None or listed.endpoint != server.endpoint:
+                if server.sessions == 0:
+                    yield ChangeBalancer(change=Change.REMOVE, name=server.name)
+                elif not server.is_disabled:
+                    yield ChangeBalancer(change=Change.DRAIN, name=server.name)
+            if server.is_silent and server.sessions > 0:
+                yield ChangeBalancer(change=Change.CUT, name=server.name)
+
+    def _note(self, answer: Answer) -> Iterator[Report]:
+        """Tell what has changed since the answer before."""
+        wanted = {each.name: each for each in self._wanted}
+        there = {each.name for each in answer.servers}
+        for server in answer.servers:
+            noted = self._noted.setdefault(server.name, _Noted(endpoint=server.endpoint))
+            backend = wanted.get(server.name)
+            is_unlisted = backend is None or backend.endpoint != server.endpoint
+            if is_unlisted != noted.is_unlisted:
+                noted.is_unlisted = is_unlisted
+                if is_unlisted:
+                    yield _told(server, Reason.BACKEND_UNLISTED, sessions=server.sessions)
+                else:
+                    yield _told(server, Reason.BACKEND_LISTED)
+            if is_unlisted or server.is_disabled:
+                continue
+            is_down = server.status.startswith("DOWN")
+            if server.is_healthy and noted.is_healthy is not True:
+                noted.is_healthy = True
+                yield _told(server, Reason.BACKEND_HEALTHY)
+            elif is_down and noted.is_healthy is not False and server.check != "INI":
+                noted.is_healthy = False
+                yield _told(server, Reason.BACKEND_FAILED, detail=_check(server))
+            is_cut = server.is_silent and server.sessions > 0
+            if is_cut and not noted.is_cut:
+                yield _told(server, Reason.BACKEND_SILENT, sessions=server.sessions)
+            noted.is_cut = is_cut
+        for name in self._noted.keys() - there:
+            gone = self._noted.pop(name)
+            if gone.is_unlisted:
+                yield Report(
+                    topic=Topic.BACKEND,
+                    reason=Reason.BACKEND_DRAINED,
+                    fields={"backend": name, "endpoint": gone.endpoint},
+                )
+
+
+def _told(server: Server, reason: Reason, **fields: str | int) -> Report:
+    return Report(
+        topic=Topic.BACKEND,
+        reason=reason,
+        fields={"backend": server.name, "endpoint": server.endpoint, **fields},
+    )
+
+
+def _check(server: Server) -> str:
+    """The last check in HAProxy's words."""
+    return " ".join(filter(None, (server.check, server.check_code, server.check_detail)))
+
+
+def _view(backend: Backend | None, server: Server | None) -> BackendView:
+    return BackendView(
+        name=backend.name if backend else server.name if server else "",
+        endpoint=server.endpoint if server else backend.endpoint if backend else "",
+        listed=backend is not None,
+        healthy=server is not None and server.is_healthy,
+        status=server.status if server else "",
+        check=_check(server) if server else "",
+        sessions=server.sessions if server else 0,
+        sessions_total=server.sessions_total if server else 0,
+        bytes_in_total=server.bytes_in if server else 0,
+        bytes_out_total=server.bytes_out if server else 0,
+        connection_errors_total=server.connection_errors if server else 0,
+        retries_total=server.retries if server else 0,
+        redispatches_total=server.redispatches if server else 0,
+    )

@@ -1,0 +1,336 @@
+"""The balancer's decisions: what HAProxy should have, and when a node is not fit for the VIP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from driver import Driver, router
+
+from havip.core.actions import ChangeBalancer, KeepBackends, Report, Topic
+from havip.core.balancer import BALANCER, Balancer, carried_over
+from havip.core.config import Backend, Balance, BalancerConfig
+from havip.core.events import (
+    BackendsListed,
+    BackendsUnlisted,
+    BalancerAnswered,
+    BalancerSilent,
+    ProbeResult,
+    Reconfigured,
+)
+from havip.core.haproxy import Answer, Change, Server, fingerprint
+from havip.core.reasons import Reason, State
+
+A = Backend("a", ip_address("192.0.2.1"), 6443)
+B = Backend("b", ip_address("192.0.2.2"), 6443)
+C = Backend("c", ip_address("192.0.2.3"), 6443)
+STATIC = BalancerConfig(binds=(ip_address("0.0.0.0"),), backends=(A, B))
+DISCOVERING = replace(STATIC, backends=None)
+
+
+def server(backend: Backend, **changes: Any) -> Server:
+    up: dict[str, Any] = {
+        "name": backend.name,
+        "endpoint": backend.endpoint,
+        "status": "UP",
+        "check": "L7OK",
+        "check_code": "200",
+        "check_detail": "",
+    }
+    counts = (
+        *("sessions", "sessions_total", "bytes_in", "bytes_out"),
+        *("connection_errors", "retries", "redispatches"),
+    )
+    return Server(**{**up, **dict.fromkeys(counts, 0), **changes})
+
+
+def down(backend: Backend, **changes: Any) -> Server:
+    failed = {"status": "DOWN", "check": "L4CON", "check_detail": "Connection refused"}
+    return server(backend, **{"check_code": "", **failed, **changes})
+
+
+def answered(*servers: Server, config: BalancerConfig = STATIC, **changes: Any) -> BalancerAnswered:
+    facts: dict[str, Any] = {
+        "version": "2.6.12-1",
+        "description": f"havip {fingerprint(config)}",
+        "process": 17,
+        "uptime_s": 60,
+        "sessions": 3,
+        "sessions_total": 9,
+    }
+    return BalancerAnswered(answer=Answer(servers=servers, **{**facts, **changes}))
+
+
+def changes(actions: list[Any]) -> list[tuple[Change, str]]:
+    return [(each.change, each.name) for each in actions if isinstance(each, ChangeBalancer)]
+
+
+def told(actions: list[Any]) -> list[tuple[Reason | None, object]]:
+    return [(each.reason, each.fields["backend"]) for each in actions if isinstance(each, Report)]
+
+
+@pytest.mark.parametrize(
+    ("servers", "expected"),
+    [
+        pytest.param((server(A), server(B)), [], id="as it should be"),
+        pytest.param((server(A),), [(Change.ADD, "b")], id="one is missing"),
+        pytest.param((), [(Change.ADD, "a"), (Change.ADD, "b")], id="started anew without any"),
+        pytest.param(
+            (server(A), server(B, status="MAINT")), [(Change.ENABLE, "b")], id="half added"
+        ),
+        pytest.param(
+            (server(A), server(B, status="DRAIN")), [(Change.ENABLE, "b")], id="listed again"
+        ),
+        pytest.param(
+            (server(A), server(B), server(C, sessions=2)),
+            [(Change.DRAIN, "c")],
+            id="not listed, and in use",
+        ),
+        pytest.param(
+            (server(A), server(B), server(C, status="DRAIN", sessions=2)),
+            [],
+            id="not listed, and draining",
+        ),
+        pytest.param(
+            (server(A), server(B), server(C, status="DRAIN")),
+            [(Change.REMOVE, "c")],
+            id="not listed, and drained",
+        ),
+        pytest.param(
+            (server(A), server(B, endpoint="192.0.2.9:6443")),
+            [(Change.REMOVE, "b")],
+            id="another address under the same name",
+        ),
+        pytest.param(
+            (server(A), down(B, check="L4TOUT", check_detail="", sessions=4)),
+            [(Change.CUT, "b")],
+            id="its host is gone, and clients wait",
+        ),
+        pytest.param(
+            (server(A), down(B, check_detail="No route to host", sessions=4)),
+            [(Change.CUT, "b")],
+            id="its host does not answer ARP, and clients wait",
+        ),
+        pytest.param((server(A), down(B, sessions=4)), [], id="its process ends in its own way"),
+        pytest.param(
+            (server(A), down(B, check="L7STS", check_code="500", sessions=4)),
+            [],
+            id="not ready: what it has goes on",
+        ),
+    ],
+)
+def test_only_the_difference_is_said(
+    servers: tuple[Server, ...], expected: list[tuple[Change, str]]
+) -> None:
+    balancer = Balancer(STATIC)
+    for _ in range(2):  # what was lost is said again
+        _, actions = balancer.handle_answer(answered(*servers))
+        assert changes(actions) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "result", "words"),
+    [
+        pytest.param(answered(server(A), down(B)), ProbeResult.PASSED, "", id="one is enough"),
+        pytest.param(
+            answered(down(A), down(B)),
+            ProbeResult.FAILED,
+            "none of 2 backends is healthy (a: L4CON Connection refused, b:",
+            id="none is healthy",
+        ),
+        pytest.param(
+            answered(server(A, check="INI"), server(B, check="INI")),
+            ProbeResult.FAILED,
+            "none of 2 backends is healthy (a: INI",
+            id="taken for healthy, and not asked yet",
+        ),
+        pytest.param(
+            answered(server(C)), ProbeResult.FAILED, "none is added yet", id="others than listed"
+        ),
+        pytest.param(
+            answered(server(A), version="2.4.22"),
+            ProbeResult.FAILED,
+            "of version 2.4.22, and 2.6 is the oldest",
+            id="too old",
+        ),
+        pytest.param(
+            answered(server(A), description="havip 0"),
+            ProbeResult.FAILED,
+            "started with another configuration",
+            id="of another configuration",
+        ),
+        pytest.param(
+            BalancerSilent(result=ProbeResult.REFUSED, detail="HAProxy at x does not run"),
+            ProbeResult.REFUSED,
+            "start it after `havip load-balancer`",
+            id="does not run",
+        ),
+    ],
+)
+def test_fit_for_the_vip(
+    event: BalancerAnswered | BalancerSilent, result: ProbeResult, words: str
+) -> None:
+    balancer = Balancer(STATIC)
+    finished, _ = balancer.handle_answer(event)
+    assert (finished.check, finished.result) == (BALANCER, result)
+    assert words in finished.detail
+    assert balancer.view().problem == finished.detail
+
+
+@pytest.mark.parametrize("strange", [{"version": "2.4.22"}, {"description": "somebody else's"}])
+def test_a_haproxy_of_somebody_else_is_left_alone(strange: dict[str, str]) -> None:
+    _, actions = Balancer(STATIC).handle_answer(answered(server(C), **strange))
+    assert actions == []
+
+
+def test_the_api_names_the_backends() -> None:
+    balancer = Balancer(DISCOVERING)
+    finished, _ = balancer.handle_answer(answered(config=DISCOVERING))
+    assert finished.detail == "no backend is known: none is listed yet"
+    balancer.handle_unlisted(0.0, BackendsUnlisted(detail="EndpointSlice: refused"))
+    finished, _ = balancer.handle_answer(answered(config=DISCOVERING))
+    assert finished.detail == "no backend is known: EndpointSlice: refused"
+    # The kept list is written already.
+    assert balancer.handle_listed(BackendsListed(backends=frozenset({A}), is_kept=True)) == []
+    assert balancer.view().backends_known_by == "kept"
+    _, actions = balancer.handle_answer(answered(config=DISCOVERING))
+    assert changes(actions) == [(Change.ADD, "a")]
+    listed = BackendsListed(backends=frozenset({B, A}))
+    assert balancer.handle_listed(listed) == [KeepBackends(backends=(A, B))]
+    assert balancer.handle_listed(listed) == []
+    assert balancer.view().backends_known_by == "api"
+    # Neither an empty list nor an old one says more than that.
+    balancer.handle_listed(BackendsListed(backends=frozenset()))
+    balancer.handle_listed(BackendsListed(backends=frozenset({C}), is_kept=True))
+    _, actions = balancer.handle_answer(answered(server(A), server(B), config=DISCOVERING))
+    assert changes(actions) == []
+
+
+def test_an_unanswered_api_is_an_alarm_once() -> None:
+    balancer = Balancer(DISCOVERING)
+    event = BackendsUnlisted(detail="HTTP 403: allow it")
+    (alarm,) = balancer.handle_unlisted(0.0, event)
+    assert isinstance(alarm, Report)
+    assert (alarm.topic, alarm.reason) == (Topic.ALARM, Reason.BACKENDS_MISSING)
+    assert balancer.handle_unlisted(0.5, event) == []
+
+
+def test_a_listed_backend_that_is_the_balancer_itself() -> None:
+    config = replace(DISCOVERING, port=6443, own=frozenset({A.address}))
+    balancer = Balancer(config)
+    balancer.handle_listed(BackendsListed(backends=frozenset({A, B})))
+    finished, actions = balancer.handle_answer(answered(server(B), config=config))
+    assert finished.result is ProbeResult.FAILED
+    assert "backend a is at port 6443 of this node" in finished.detail
+    assert "set loadBalancerPort" in finished.detail
+    assert "loadBalancerBind: vip" in finished.detail
+    assert changes(actions) == [], "no connection goes in circles"
+
+
+def test_what_happens_is_told_once() -> None:
+    balancer = Balancer(STATIC)
+    story = [
+        (answered(server(A)), [(Reason.BACKEND_LISTED, "a"), (Reason.BACKEND_HEALTHY, "a")]),
+        (answered(server(A)), []),
+        (answered(down(A)), [(Reason.BACKEND_FAILED, "a")]),
+        (answered(down(A)), []),
+        (
+            answered(down(A, check="L4TOUT", check_detail="", sessions=1)),
+            [(Reason.BACKEND_SILENT, "a")],
+        ),
+        (answered(server(A)), [(Reason.BACKEND_HEALTHY, "a")]),
+        (answered(server(A), server(C, sessions=1)), [(Reason.BACKEND_UNLISTED, "c")]),
+        (answered(server(A), server(C, status="DRAIN", sessions=1)), []),
+        (answered(server(A)), [(Reason.BACKEND_DRAINED, "c")]),
+    ]
+    for event, expected in story:
+        _, actions = balancer.handle_answer(event)
+        assert told(actions) == expected
+
+
+def test_the_view_has_what_is_listed_and_what_is_there() -> None:
+    balancer = Balancer(STATIC)
+    assert not balancer.view().answers
+    balancer.handle_answer(answered(server(A, sessions=2), server(C, status="DRAIN")))
+    view = balancer.view()
+    assert (view.answers, view.version, view.process) == (True, "2.6.12-1", 17)
+    shown = [(each.name, each.listed, each.healthy, each.status) for each in view.backends]
+    assert shown == [
+        ("a", True, True, "UP"),
+        ("b", True, False, ""),
+        ("c", False, False, "DRAIN"),
+    ]
+    balancer.handle_answer(BalancerSilent(result=ProbeResult.TIMED_OUT, detail="late"))
+    assert not balancer.view().answers
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        pytest.param(
+            STATIC, replace(STATIC, backends=(C,)), replace(STATIC, backends=(C,)), id="backends"
+        ),
+        pytest.param(STATIC, replace(STATIC, port=1), STATIC, id="what HAProxy starts with"),
+        pytest.param(STATIC, DISCOVERING, STATIC, id="discovered from now on"),
+        pytest.param(STATIC, None, STATIC, id="switched off"),
+        pytest.param(None, STATIC, None, id="switched on"),
+    ],
+)
+def test_a_reload_changes_backends_and_nothing_else(
+    old: BalancerConfig | None, new: BalancerConfig | None, expected: BalancerConfig | None
+) -> None:
+    assert carried_over(old, new) == expected
+
+
+def test_the_fingerprint_is_that_of_what_haproxy_starts_with() -> None:
+    assert fingerprint(STATIC) == fingerprint(replace(STATIC, backends=(C,)))
+    for different in (
+        replace(STATIC, port=1),
+        replace(STATIC, balance=Balance.ROUNDROBIN),
+        replace(STATIC, slow_start_s=1.0),
+        replace(STATIC, check_host="other"),
+    ):
+        assert fingerprint(different) != fingerprint(STATIC)
+
+
+# In the node
+
+
+def test_the_vip_is_held_while_the_balancer_is_fit() -> None:
+    d = Driver((router(),), balancer=STATIC)
+    d.start()
+    d.run_for(5.0)
+    assert d.state is not State.ACTIVE, "nothing is known of HAProxy yet"
+    d.balancer_says = answered(server(A), server(B))
+    d.run_for(10.0)
+    assert d.state is State.ACTIVE
+    # HAProxy dies: its end is heard, and quick questions confirm it.
+    d.balancer_says = BalancerSilent(result=ProbeResult.REFUSED, detail="HAProxy does not run")
+    d.tell(BalancerSilent(result=ProbeResult.CLOSED, detail="closed", is_unasked=True))
+    d.run_for(0.15)
+    assert d.state is not State.ACTIVE
+    d.balancer_says = answered(server(A), server(B))
+    d.run_for(10.0)
+    assert d.state is State.ACTIVE
+
+
+def test_a_failed_backend_moves_nothing() -> None:
+    d = Driver((router(),), balancer=STATIC, balancer_says=answered(server(A), server(B)))
+    d.become_active()
+    d.balancer_says = answered(down(A), server(B))
+    d.run_for(60.0)
+    assert d.state is State.ACTIVE
+    d.balancer_says = answered(down(A), down(B))
+    d.run_for(5.0)
+    assert d.state is not State.ACTIVE
+
+
+def test_a_reload_gives_other_backends_at_once() -> None:
+    d = Driver((router(),), balancer=STATIC, balancer_says=answered(server(A), server(B)))
+    d.become_active()
+    d.balancer = replace(STATIC, backends=(C,))
+    assert KeepBackends(backends=(C,)) in d.tell(Reconfigured(config=d.config))
+    actions = d.tell(answered(server(A)))
+    assert changes(actions) == [(Change.ADD, "c"), (Change.REMOVE, "a")]
