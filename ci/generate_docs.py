@@ -24,6 +24,7 @@ GROUPS = (
     ("Kubernetes API check", "check_kube_api"),
     ("Kubernetes API", "kube"),
     ("Election by a Lease", "lease_"),
+    ("Load balancer", "load_balancer"),
     ("Process", ""),
 )
 

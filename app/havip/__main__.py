@@ -28,7 +28,16 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-COMMANDS = ("run", "check-config", "status", "watch", "who-has", "manifest", "demo")
+COMMANDS = (
+    "run",
+    "check-config",
+    "status",
+    "watch",
+    "who-has",
+    "manifest",
+    "load-balancer",
+    "demo",
+)
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as a shell reports it."""
 

@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from havip.act.addresses import Addresses
+from havip.act.haproxy import BalancerHand, kept
 from havip.act.http import Server, is_of_accept, metrics_pages, status_pages
 from havip.act.journal import Journal
 from havip.act.kube_record import KubeRecord
@@ -38,9 +39,11 @@ from havip.act.systemd import ServiceManager
 from havip.act.transmit import Transmitter
 from havip.core.actions import (
     Action,
+    ChangeBalancer,
     Count,
     Finished,
     InstallAddress,
+    KeepBackends,
     KeepPeers,
     ReadLease,
     RemoveAddress,
@@ -52,9 +55,11 @@ from havip.core.actions import (
     WriteLease,
 )
 from havip.core.announce import Restraint
-from havip.core.config import KubeAccess, NodeConfig, PeerSource, interfaces_of
+from havip.core.balancer import BALANCER, carried_over, check_of
+from havip.core.config import BalancerConfig, KubeAccess, NodeConfig, PeerSource, interfaces_of
 from havip.core.events import (
     ActionFailed,
+    BackendsListed,
     ClockStepped,
     Event,
     FrameReceived,
@@ -74,7 +79,9 @@ from havip.core.view import NodeView
 from havip.kube import KubeApi
 from havip.sense.checks import Prober
 from havip.sense.files import FileWatch
+from havip.sense.haproxy import BalancerWatch
 from havip.sense.host import HostWatch
+from havip.sense.kube_backends import BackendsWatch
 from havip.sense.kube_node import NodeWatch
 from havip.sense.kube_peers import PeerWatch
 from havip.sense.leases import LeaseWatch
@@ -158,6 +165,9 @@ class Daemon:
         self._keeper: PeersKeeper | None = None
         self._watching_node: asyncio.Task[None] | None = None
         self._record: KubeRecord | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._balancer: BalancerWatch | None = None
+        self._balancer_hand: BalancerHand | None = None
         # Of its own: asyncio's threads may all wait for a token on a file system that hangs.
         self._reloader = ThreadPoolExecutor(
             1, thread_name_prefix="havip-reload", initializer=step_behind_the_loop
@@ -204,11 +214,13 @@ class Daemon:
             self._check_clock()
             self._use_leases(self._config, None)
             self._show_in_kube(self._config, None)
+            self._use_balancer(self._config)
             self._deliver(Started(utc_offset_s=self._utc_offset_s))
             for event in self._host.initial_events():
                 self._deliver(event)
             self._discover_peers(self._config)
             self._watch_node(self._config, None)
+            self._follow_backends(self._config)
             # What is allocated by now lives for good: the collector need not walk it again.
             gc.collect()
             gc.freeze()
@@ -348,6 +360,9 @@ class Daemon:
                 failed = self._addresses.remove(action)
             case ResetConnections():
                 failed = self._addresses.reset_connections(action)
+            case StartProbe() if action.check == BALANCER:
+                assert self._balancer is not None
+                self._balancer.start()
             case StartProbe():
                 self._prober.start(action.check)
             case ReadLease() | WriteLease():
@@ -356,6 +371,12 @@ class Daemon:
             case KeepPeers():
                 if self._keeper is not None:
                     self._keeper.keep(action)
+            case KeepBackends():
+                assert self._balancer_hand is not None
+                self._balancer_hand.keep(action)
+            case ChangeBalancer():
+                assert self._balancer_hand is not None
+                self._balancer_hand.change(action)
             case Report():
                 self._metrics.observe(action)
                 self._journal.write(action, now + self._utc_offset_s)
@@ -420,6 +441,9 @@ class Daemon:
         self._files = files
         if self._done.is_set():
             return
+        config = dataclasses.replace(
+            config, balancer=carried_over(self._config.balancer, config.balancer)
+        )
         # A router that the new configuration does not have hands its VIP over first, and must
         # hear its successor for that.
         routers = {router.name: router for router in (*self._config.routers, *config.routers)}
@@ -458,6 +482,8 @@ class Daemon:
         if (config.kube, config.peer_source) != (old_config.kube, old_config.peer_source):
             self._discover_peers(config)
         self._watch_node(config, old_config)
+        if config.kube != old_config.kube:
+            self._follow_backends(config)
         self._journal.info("configuration reloaded", because=because)
 
     def _use_leases(self, config: NodeConfig, old: NodeConfig | None) -> None:
@@ -531,6 +557,33 @@ class Daemon:
 
     def _kube_api(self, access: KubeAccess) -> KubeApi:
         return KubeApi(access, self._metrics.observe_kube_call)
+
+    def _use_balancer(self, config: NodeConfig) -> None:
+        """Open the way to HAProxy, where there is one; a reload does not change it."""
+        if config.balancer is not None:
+            timeout_s = check_of(config.balancer).timeout_s
+            self._balancer = BalancerWatch(config.balancer, timeout_s, self._deliver)
+            self._balancer_hand = BalancerHand(config.balancer, self._balancer.api, self._deliver)
+
+    def _follow_backends(self, config: NodeConfig) -> None:
+        if self._following is not None:
+            self._following.cancel()
+        self._following = None
+        if config.balancer is not None and config.balancer.backends is None:
+            assert config.kube is not None
+            self._following = self._start(self._list_backends(config.kube, config.balancer))
+
+    async def _list_backends(self, access: KubeAccess, balancer: BalancerConfig) -> None:
+        backends, problem = await asyncio.to_thread(kept, balancer)
+        if problem:
+            self._journal.warning(
+                "the kept list of backends does not count",
+                file=balancer.kept_file,
+                problem=problem,
+            )
+        if backends:
+            self._deliver(BackendsListed(backends=frozenset(backends), is_kept=True))
+        await BackendsWatch(self._kube_api(access), self._deliver).run()
 
     def _refuse_reload(self, error: Exception, because: str) -> None:
         self._journal.error(
@@ -610,13 +663,17 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for fileno in self._watched:
             loop.remove_reader(fileno)
-        for task in (self._watching, self._discovering, self._watching_node):
+        tasks = (self._watching, self._discovering, self._watching_node, self._following)
+        for task in tasks:
             if task is not None:
                 task.cancel()
         await self._prober.close()
         await self._lease_watch.close()
         if self._leases is not None:
             await self._leases.close()
+        if self._balancer is not None and self._balancer_hand is not None:
+            await self._balancer_hand.close()
+            await self._balancer.close()
         for server in self._servers.values():
             await server.close()
         self._manager.close()

@@ -5,6 +5,8 @@ import time
 import pytest
 
 from havip.core.view import (
+    BackendView,
+    BalancerView,
     CheckView,
     LeaseView,
     NodeObjectView,
@@ -82,6 +84,34 @@ def view() -> NodeView:
             changed_at=None,
         ),
     )
+    balancer = BalancerView(
+        answers=True,
+        version="2.6.12",
+        process=17,
+        uptime_s=60,
+        problem="",
+        port=8443,
+        sessions=3,
+        sessions_total=9,
+        backends_known_by="api",
+        backends=(
+            BackendView(
+                name="10.0.0.11:6443",
+                endpoint="10.0.0.11:6443",
+                listed=True,
+                healthy=True,
+                status="UP",
+                check="L7OK 200",
+                sessions=2,
+                sessions_total=8,
+                bytes_in_total=1000,
+                bytes_out_total=2000,
+                connection_errors_total=1,
+                retries_total=4,
+                redispatches_total=5,
+            ),
+        ),
+    )
     transition = TransitionView(
         at=now - 60,
         router="eth0/10",
@@ -99,6 +129,7 @@ def view() -> NodeView:
         not_ready_because="",
         routers=(router,),
         checks=checks,
+        balancer=balancer,
         transitions=(transition,),
         node_object=NodeObjectView(
             leaving="node_cordoned", detail="", weight=-30, seen_at=now - 1, problem=""

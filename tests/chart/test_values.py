@@ -34,6 +34,10 @@ GIVEN_BY_THE_CHART = {
         (name for name in MODEL if name.startswith("kube") and name not in SHOWN),
         "the pod's service account",
     ),
+    **dict.fromkeys(
+        (name for name in MODEL if name.startswith("loadBalancer")),
+        "hosts outside the cluster: docs/load-balancer.md",
+    ),
 }
 """Settings without a value of the same name, and what they come from."""
 OTHER_DEFAULTS = {
@@ -184,7 +188,7 @@ def test_a_node_overrides_what_the_daemon_lets_it() -> None:
     refused = {name for name, _ in sources.unknown_in_override(MODEL)}
     # The kubelet's probes and the scraper know one port; the rest is read at the start only.
     of_all_pods = {"listen", "metricsListen", "logFormat", "debug", "stateDirectory"}
-    of_all_pods |= {name for name in MODEL if name.startswith("kube")}
+    of_all_pods |= {name for name in MODEL if name.startswith(("kube", "loadBalancer"))}
     assert schema.keys() == MODEL.keys() - refused - of_all_pods
 
 

@@ -122,6 +122,8 @@ def test_every_file_is_noted_before_it_is_read(tmp_path: Path) -> None:
         "HAVIP_METRICS_SERVICE_PORT_HTTP_METRICS",
         "HAVIP_METRICS_PORT",
         "HAVIP_METRICS_PORT_53_UDP_ADDR",
+        # One called havip-load-balancer, and a setting of that name.
+        "HAVIP_LOAD_BALANCER_PORT",
     ],
 )
 def test_what_kubernetes_injects_is_ignored(name: str, load_from: Load) -> None:
@@ -129,11 +131,13 @@ def test_what_kubernetes_injects_is_ignored(name: str, load_from: Load) -> None:
 
 
 def test_no_setting_hides_behind_an_injected_name(load_from: Load) -> None:
-    """A setting whose variable looked injected would be ignored without a word."""
+    """Only what Kubernetes puts there is ignored without a word: a URL, and this is a number."""
     from havip.settings.sources import _INJECTED
 
     names = [variable_of(attribute) or "" for attribute in Settings.model_fields]
-    assert [name for name in names if _INJECTED.fullmatch(name)] == []
+    assert [name for name in names if _INJECTED.fullmatch(name)] == ["HAVIP_LOAD_BALANCER_PORT"]
+    loaded = load_from(VIP, environ={"HAVIP_LOAD_BALANCER_PORT": "7443"})
+    assert loaded.settings.load_balancer_port == 7443
     assert all(name.startswith(ENVIRONMENT_PREFIX) or not name for name in names)
 
 

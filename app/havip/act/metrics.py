@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,12 +23,13 @@ from havip.core.actions import Counter as Counted
 from havip.core.events import ProbeFinished
 from havip.core.node_state import LEAVING
 from havip.core.reasons import State
-from havip.core.view import CheckView, NodeView, RouterView
+from havip.core.view import BackendView, BalancerView, CheckView, NodeView, RouterView
 
 # Another series for each, that says when it was first counted; nobody asks that of a daemon
 # that has process_start_time_seconds.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+_Labelled = TypeVar("_Labelled", GaugeMetricFamily, CounterMetricFamily)
 _LOOP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _PROBE_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
@@ -218,6 +219,46 @@ _LAST_PROBE = Family(
     "When the last probe finished, seconds since the epoch.",
 )
 
+_BALANCER_UP = Family(
+    "havip_balancer_up",
+    "gauge",
+    (),
+    "1 while HAProxy answers, else 0; absent without a load balancer.",
+)
+_BALANCER_SESSIONS = Family(
+    "havip_balancer_sessions", "gauge", (), "Connections of clients to the balancer now."
+)
+_BALANCER_SESSIONS_TOTAL = Family(
+    "havip_balancer_sessions_total",
+    "counter",
+    (),
+    "Connections of clients since HAProxy was started.",
+)
+
+
+def _of_backend(name: str, kind: Literal["counter", "gauge"], meaning: str) -> Family:
+    return Family(f"havip_balancer_backend_{name}", kind, ("backend",), meaning)
+
+
+_BACKEND_HEALTHY = _of_backend(
+    "healthy", "gauge", "1 while HAProxy's checks of the backend pass, else 0."
+)
+_BACKEND_SESSIONS = _of_backend("sessions", "gauge", "Connections to the backend now.")
+_BACKEND_SESSIONS_TOTAL = _of_backend(
+    "sessions_total", "counter", "Connections to the backend since it was added."
+)
+_BACKEND_RECEIVED = _of_backend(
+    "received_bytes_total", "counter", "Bytes from clients to the backend."
+)
+_BACKEND_SENT = _of_backend("sent_bytes_total", "counter", "Bytes from the backend to clients.")
+_BACKEND_ERRORS = _of_backend(
+    "connection_errors_total", "counter", "Connections to the backend that failed to open."
+)
+_BACKEND_RETRIES = _of_backend("retries_total", "counter", "Attempts to connect anew.")
+_BACKEND_REDISPATCHES = _of_backend(
+    "redispatches_total", "counter", "Connections that went to another backend instead."
+)
+
 FAMILIES: tuple[Family, ...] = (
     _INFO,
     _READY,
@@ -246,6 +287,17 @@ FAMILIES: tuple[Family, ...] = (
     _PROBE_SECONDS,
     _KUBE_CALLS,
     _EVENTS_DROPPED,
+    _BALANCER_UP,
+    _BALANCER_SESSIONS,
+    _BALANCER_SESSIONS_TOTAL,
+    _BACKEND_HEALTHY,
+    _BACKEND_SESSIONS,
+    _BACKEND_SESSIONS_TOTAL,
+    _BACKEND_RECEIVED,
+    _BACKEND_SENT,
+    _BACKEND_ERRORS,
+    _BACKEND_RETRIES,
+    _BACKEND_REDISPATCHES,
     _LOOP_DELAY,
     _LINES_DROPPED,
 )
@@ -269,6 +321,18 @@ _CHECK_FIGURES: tuple[tuple[Family, CheckFigure], ...] = (
     (_HEALTHY, lambda check: check.healthy),
     (_WEIGHT, lambda check: check.weight),
     (_CONSECUTIVE, lambda check: check.consecutive),
+)
+
+BackendFigure = Callable[[BackendView], float]
+_BACKEND_FIGURES: tuple[tuple[Family, BackendFigure], ...] = (
+    (_BACKEND_HEALTHY, lambda backend: backend.healthy),
+    (_BACKEND_SESSIONS, lambda backend: backend.sessions),
+    (_BACKEND_SESSIONS_TOTAL, lambda backend: backend.sessions_total),
+    (_BACKEND_RECEIVED, lambda backend: backend.bytes_in_total),
+    (_BACKEND_SENT, lambda backend: backend.bytes_out_total),
+    (_BACKEND_ERRORS, lambda backend: backend.connection_errors_total),
+    (_BACKEND_RETRIES, lambda backend: backend.retries_total),
+    (_BACKEND_REDISPATCHES, lambda backend: backend.redispatches_total),
 )
 
 
@@ -393,6 +457,8 @@ class _NodeCollector(Collector):
             _LAST_PROBE,
             [((c.name,), c.last_at + utc_offset_s) for c in view.checks if c.last_at is not None],
         )
+        if view.balancer is not None:
+            yield from _of_balancer(view.balancer)
         for family, dropped in self._dropped:
             yield CounterMetricFamily(family.name, family.meaning, value=dropped())
 
@@ -410,10 +476,31 @@ def _states(view: NodeView) -> Iterator[tuple[tuple[str, str], float]]:
             yield (router.name, state.value), router.state == state.value
 
 
-def _gauge(family: Family, samples: Iterable[tuple[tuple[str, ...], float]]) -> GaugeMetricFamily:
-    gauge = GaugeMetricFamily(family.name, family.meaning, labels=family.labels)
+def _of_balancer(balancer: BalancerView) -> Iterator[Metric]:
+    yield _gauge(_BALANCER_UP, [((), balancer.answers)])
+    if not balancer.answers:
+        return
+    yield _gauge(_BALANCER_SESSIONS, [((), balancer.sessions)])
+    yield _counter(_BALANCER_SESSIONS_TOTAL, [((), balancer.sessions_total)])
+    for family, of_backend in _BACKEND_FIGURES:
+        make = _gauge if family.kind == "gauge" else _counter
+        yield make(family, [((each.name,), of_backend(each)) for each in balancer.backends])
+
+
+Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+def _gauge(family: Family, samples: Samples) -> GaugeMetricFamily:
+    return _filled(GaugeMetricFamily(family.name, family.meaning, labels=family.labels), samples)
+
+
+def _counter(family: Family, samples: Samples) -> CounterMetricFamily:
+    return _filled(CounterMetricFamily(family.name, family.meaning, labels=family.labels), samples)
+
+
+def _filled(metric: _Labelled, samples: Samples) -> _Labelled:
     for labels, value in samples:
         # A host name may hold any bytes, and the exposition is UTF-8 (os.fsdecode).
         shown = [label.encode("utf-8", "backslashreplace").decode() for label in labels]
-        gauge.add_metric(shown, float(value))
-    return gauge
+        metric.add_metric(shown, float(value))
+    return metric

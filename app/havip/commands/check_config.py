@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from havip.commands.here import lacking_capabilities, unusable_port
+from havip.commands.here import lacking_capabilities, taken_by_another, unusable_port
 from havip.commands.table import table
 from havip.core.config import Leg, NodeConfig, Secret
 from havip.sense.host import read_host
@@ -72,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
             problems = [*lacking_capabilities(), *unusable_port("listen", settings.listen)]
             if settings.metrics_listen is not None:
                 problems += unusable_port("metricsListen", settings.metrics_listen)
+            if config.balancer is not None:
+                problems += taken_by_another(config.balancer)
             if problems:
                 raise ConfigError.of(map(loaded.traced, problems))
     except ConfigError as error:
@@ -164,6 +166,7 @@ def _derived(loaded: Loaded, config: NodeConfig | None) -> dict[str, str]:
         "checkServiceTimeout": as_text(timeout_s(None, settings.check_service_interval)),
         "checkKubeletTimeout": as_text(timeout_s(None, settings.check_kubelet_interval)),
         "checkKubeApiTimeout": as_text(timeout_s(None, settings.check_kube_api_interval)),
+        "loadBalancerCheckTimeout": as_text(timeout_s(None, settings.load_balancer_check_interval)),
     }
     if config:
         for check in config.checks:
@@ -212,6 +215,8 @@ def _plain(value: object) -> Any:
         }
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(map(str, value))
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, bool | int | float | None) else str(value)

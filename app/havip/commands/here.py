@@ -7,12 +7,16 @@ import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
 
+from havip.core.balancer import CHOICES
+from havip.core.config import BalancerConfig, endpoint
 from havip.sense.capabilities import missing_capabilities
 from havip.settings.errors import Problem
 from havip.settings.values import Endpoint
 
 _TIMEOUT_S = 3.0
 _MAX_BYTES = 1 << 20
+_IP_FREEBIND = 15
+"""linux/in.h; it holds for IPv6 too."""
 
 
 def lacking_capabilities() -> Iterator[Problem]:
@@ -38,6 +42,43 @@ def unusable_port(field: str, listen: Endpoint) -> Iterator[Problem]:
             if error.errno == errno.EADDRINUSE and _is_havip(listen):
                 return
             yield refused_port(field, str(listen), error.strerror or str(error))
+
+
+def taken_by_another(balancer: BalancerConfig) -> Iterator[Problem]:
+    """At most one: that HAProxy cannot listen there, unless it does already."""
+    for address in balancer.binds:
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # As HAProxy does: the VIP is not here before it is held.
+            probe.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
+            if address.version == 6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind((str(address), balancer.port))
+            except OSError as error:
+                is_in_use = error.errno == errno.EADDRINUSE
+                if is_in_use and _is_running(balancer):
+                    return
+                yield Problem(
+                    field="loadBalancerPort",
+                    value=endpoint(address, balancer.port),
+                    problem="something else on this node has that port, such as an API server"
+                    if is_in_use
+                    else error.strerror or str(error),
+                    remedy=CHOICES,
+                )
+                return
+
+
+def _is_running(balancer: BalancerConfig) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_TIMEOUT_S)
+        try:
+            probe.connect(balancer.socket_file)
+        except OSError:
+            return False
+    return True
 
 
 def refused_port(field: str, listen: str, problem: str) -> Problem:

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from havip.sense.host import read_host
     from havip.sense.names import Loop
     from havip.settings import ConfigError, load, resolve
+    from havip.settings.balancer import started_with
     from havip.settings.sources import name_of
 
     files = FileWatch()
@@ -84,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
             if getattr(reloaded.settings, name) != getattr(settings, name):
                 setting = name_of(name)
                 warn(f"{setting} takes effect at the next start", field=setting)
+        for setting in started_with(settings, reloaded.settings):
+            warn(f"{setting} takes effect once HAProxy and havip are restarted", field=setting)
         return new
 
     def warn(message: str, **fields: str) -> None:

@@ -206,6 +206,8 @@ def _paragraphs(document: Mapping[str, Any]) -> Iterator[str]:
                 ),
             ]
         )
+    if isinstance(balancer := document.get("balancer"), dict):
+        yield from _balancer(balancer)
     transitions = _mappings(document, "transitions")[-_TRANSITIONS_SHOWN:]
     if transitions:
         yield table(
@@ -224,6 +226,29 @@ def _paragraphs(document: Mapping[str, Any]) -> Iterator[str]:
                 ),
             ]
         )
+
+
+def _balancer(balancer: Mapping[str, Any]) -> Iterator[str]:
+    haproxy = f"HAProxy {balancer.get('version')}" if balancer.get("answers") else "no HAProxy"
+    sessions = f"{balancer.get('sessions')} connections"
+    is_fit = balancer.get("problem") or "fit"
+    yield table([(f"balancer :{balancer.get('port')}", haproxy, sessions, is_fit)])
+    yield table(
+        [
+            ("BACKEND", "AT", "HEALTH", "STATUS", "CHECK", "CONNECTIONS"),
+            *(
+                (
+                    backend.get("name"),
+                    backend.get("endpoint"),
+                    "good" if backend.get("healthy") else "failed",
+                    (backend.get("status") or "-") + ("" if backend.get("listed") else " unlisted"),
+                    backend.get("check") or "-",
+                    backend.get("sessions"),
+                )
+                for backend in _mappings(balancer, "backends")
+            ),
+        ]
+    )
 
 
 def _mappings(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

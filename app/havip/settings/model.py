@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from havip.core.config import AllUnhealthy, HmacMode, ReplayMode, Secret
+from havip.core.config import AllUnhealthy, Backend, Balance, HmacMode, ReplayMode, Secret
 from havip.settings import keys, values
 from havip.settings.values import Address, Endpoint, refusal
 
@@ -96,6 +96,13 @@ Namespace = Annotated[Text, AfterValidator(values.namespace)]
 LeaseName = Annotated[Text, AfterValidator(values.object_name)]
 Service = Annotated[Text, AfterValidator(values.service)]
 Selector = Annotated[Text, AfterValidator(values.selector)]
+Port = Annotated[Integer, Field(ge=1, le=65535)]
+Backends = Annotated[tuple[Backend, ...] | Literal["auto"], BeforeValidator(values.backends)]
+Directory = Annotated[Text, AfterValidator(values.directory)]
+HostName = Annotated[Text, AfterValidator(values.host_name)]
+IdleTimeout = Annotated[
+    float, BeforeValidator(_no_bool), Field(ge=60, le=604_800, allow_inf_nan=False)
+]
 Listen = Annotated[Endpoint, BeforeValidator(values.endpoint)]
 NodeOverrides = Annotated[dict[str, dict[str, Any]], BeforeValidator(values.node_overrides)]
 StatusRanges = Annotated[tuple[tuple[int, int], ...], BeforeValidator(values.status_ranges)]
@@ -441,6 +448,81 @@ class AllSettings(RouterSettings):
         2.0,
         "Seconds between renewals, and between looks of the others; 1.2 times as much is less than "
         "`leaseRenewDeadline`, and 4 seconds more are no more than `leaseDuration`.",
+    )
+    load_balancer: bool = _setting(
+        False,
+        "Look after a HAProxy on this node that spreads connections over the API servers, and hold "
+        "the VIP only while it answers and has a healthy backend; see `docs/load-balancer.md`.",
+    )
+    load_balancer_port: Port = _setting(
+        8443, "Port of the balancer. Next to an API server on 6443, another one than that."
+    )
+    load_balancer_bind: Literal["all", "vip"] = _setting(
+        "all",
+        "Where the balancer listens: on `all` addresses of the VIPs' families, or on each `vip` "
+        "alone, where the port is an API server's that listens on the node's address.",
+    )
+    load_balancer_backends: Backends = _setting(
+        "auto",
+        "API servers: `NAME ADDRESS:PORT`, comma-separated; or `auto`, as the EndpointSlice "
+        "`kubernetes` in the namespace `default` lists them.",
+    )
+    load_balancer_balance: Balance = _setting(
+        Balance.LEASTCONN,
+        "Which backend gets the next connection: `leastconn`, the one with the fewest, or "
+        "`roundrobin`, each in its turn.",
+    )
+    load_balancer_check_interval: CheckInterval = _setting(
+        2.0, "Seconds between HAProxy's checks of a backend (`GET /readyz`); at least 0.1."
+    )
+    load_balancer_check_timeout: CheckTimeout | None = _setting(
+        None, "Seconds for one check, at least 0.01; less than the interval.", shown=_TIMEOUT
+    )
+    load_balancer_check_fail_after: Count = _setting(
+        2, "Failed checks in a row until a backend gets no more connections."
+    )
+    load_balancer_check_recover_after: Count = _setting(
+        2, "Good checks in a row until it gets connections again."
+    )
+    load_balancer_check_expected_status: StatusRanges = _setting(
+        ((200, 200),),
+        "HTTP statuses that pass: codes and ranges, comma-separated. `200,401` where the API "
+        "servers answer nobody without a credential (k3s, RKE2).",
+    )
+    load_balancer_check_host: HostName = _setting(
+        "kubernetes",
+        "Host that the checks ask for, and the name that certificates are verified for.",
+    )
+    load_balancer_ca_file: Path | None = _setting(
+        None,
+        "CA certificates (PEM) that HAProxy's checks verify the API servers with. Clients verify "
+        "them anyway, since their TLS passes through.",
+        shown="none: the checks verify nothing",
+    )
+    load_balancer_slow_start: SecondsOrZero = _setting(
+        10.0, "Seconds within which a backend that has recovered gets its full share."
+    )
+    load_balancer_connect_timeout: Seconds = _setting(
+        3.0, "Seconds until a connection that a backend does not answer goes to another one."
+    )
+    load_balancer_idle_timeout: IdleTimeout = _setting(
+        86_400.0,
+        "Seconds that a connection may be silent, 60–604800. Watches and `kubectl exec` are silent "
+        "for hours; ends that are gone are found by TCP keep-alive within 30 seconds.",
+    )
+    load_balancer_max_connections: Annotated[Integer, Field(ge=100, le=500_000)] = _setting(
+        8000,
+        "Connections of clients at once; further ones wait. HAProxy needs twice as many file "
+        "descriptors.",
+    )
+    load_balancer_proxy_protocol: bool = _setting(
+        False,
+        "Tell backends the client's address by the PROXY protocol (version 2), which API servers "
+        "do not understand.",
+    )
+    load_balancer_directory: Directory = _setting(
+        "/run/havip-haproxy",
+        "Directory shared with HAProxy: `haproxy.cfg`, which havip writes, and `haproxy.sock`.",
     )
     node_name: Text | None = _setting(
         None,

@@ -14,6 +14,7 @@ from ipaddress import ip_interface
 from pathlib import PurePath
 
 from havip.core.config import (
+    BalancerConfig,
     CheckConfig,
     HmacConfig,
     KubeAccess,
@@ -24,6 +25,7 @@ from havip.core.config import (
     Vip,
 )
 from havip.core.host import Host, HostAddress, Interface
+from havip.settings.balancer import balancer_of, lacks_for_balancer, with_balancer
 from havip.settings.checks import checks_of
 from havip.settings.errors import ConfigError, ConfigWarning, Problem
 from havip.settings.kube import access_of, reach_of
@@ -67,12 +69,15 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
         routers[router.name] = router
     checks: tuple[CheckConfig, ...] = ()
     access: KubeAccess | None = None
+    balancer: BalancerConfig | None = None
     try:
         reach = reach_of(loaded)
         access, about_access = access_of(loaded, reach)
         problems += lacks_for_lease(loaded, reach, access, about_access)
         checks, about_checks = checks_of(loaded, reach)
         warnings += [*about_access, *about_checks, *lacks_to_show(loaded, access)]
+        balancer = balancer_of(loaded, host)
+        problems += lacks_for_balancer(balancer, access)
     except ConfigError as error:
         problems += error.problems
     discovering = [
@@ -90,6 +95,7 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
     if problems:
         raise ConfigError.of(map(loaded.traced, problems))
     if access is not None:
+        access = with_balancer(access, balancer, loaded)
         routers = {
             name: replace(
                 router,
@@ -113,6 +119,7 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
         ),
         shows_events=access is not None and wanted.kube_events,
         shows_label=access is not None and wanted.kube_holder_label,
+        balancer=balancer,
     )
     return config, warnings
 

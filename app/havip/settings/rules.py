@@ -151,6 +151,11 @@ def of_process(settings: Settings) -> Iterator[Problem]:
         ("checkService", settings.check_service_interval, settings.check_service_timeout),
         ("checkKubelet", settings.check_kubelet_interval, settings.check_kubelet_timeout),
         ("checkKubeApi", settings.check_kube_api_interval, settings.check_kube_api_timeout),
+        (
+            "loadBalancerCheck",
+            settings.load_balancer_check_interval,
+            settings.load_balancer_check_timeout,
+        ),
     ):
         if timeout_s is not None and timeout_s >= interval_s:
             yield Problem(
@@ -190,6 +195,7 @@ def of_process(settings: Settings) -> Iterator[Problem]:
                 remedy=f"set {missing} too",
             )
     yield from _lease(settings)
+    yield from _load_balancer(settings)
     if settings.metrics_listen and settings.metrics_listen.overlaps(settings.listen):
         yield Problem(
             field="metricsListen",
@@ -197,6 +203,19 @@ def of_process(settings: Settings) -> Iterator[Problem]:
             problem=f"takes the port of listen ({settings.listen}), which serves /metrics already",
             remedy="choose another port, or leave it out",
         )
+
+
+def _load_balancer(settings: Settings) -> Iterator[Problem]:
+    if not settings.load_balancer:
+        return
+    for name, listen in (("listen", settings.listen), ("metricsListen", settings.metrics_listen)):
+        if listen is not None and listen.port == settings.load_balancer_port:
+            yield Problem(
+                field="loadBalancerPort",
+                value=settings.load_balancer_port,
+                problem=f"is the port of {name} ({listen})",
+                remedy="choose another one, such as 8443",
+            )
 
 
 def lease_name(router: RouterSettings) -> str:

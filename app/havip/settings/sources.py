@@ -39,6 +39,7 @@ _SAME_ON_ALL_NODES = frozenset(
         *(name for name in RouterSettings.model_fields if name.startswith("auth_")),
         *(name for name in Settings.model_fields if name.startswith("lease_")),
         *("virtual_routers", "node_overrides", "all_unhealthy", "election"),
+        *("load_balancer", "load_balancer_port"),
     }
 )
 SECRETS = frozenset({"authPassword", "authHmacKeys", "kubeToken"})
@@ -49,6 +50,8 @@ _INJECTED = re.compile(
     r"HAVIP(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
     r"|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
+
+_A_SERVICE = re.compile(r"(tcp|udp|sctp)://")
 
 
 @dataclass(slots=True)
@@ -152,6 +155,8 @@ def from_environment(environ: Mapping[str, str]) -> Found:
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
             continue
         attribute = known.get(variable)
+        if attribute is not None and _INJECTED.fullmatch(variable) and _A_SERVICE.match(text):
+            continue  # of a Service called havip-load-balancer
         if attribute is None:
             if not _INJECTED.fullmatch(variable):
                 found.problems.append(

@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
+from havip.core.config import Backend
+
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
 
@@ -37,6 +39,9 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _RESERVED = IPv4Network("240.0.0.0/4")
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _BROADCAST = IPv4Address("255.255.255.255")
+_BACKEND = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9_.-]{0,62})\s+)?(\S+)")
+_BACKENDS = 64
+_DIRECTORY = re.compile(r"(/[A-Za-z0-9_.-]+)+")
 AUTO = "auto"
 _WRITE_API_SERVER = "write it like https://127.0.0.1:6443"
 
@@ -247,6 +252,68 @@ def endpoint(raw: object) -> Endpoint:
             "write it like 127.0.0.1:9650 or [::1]:9650",
         )
     return Endpoint(str(address), int(match[3]))
+
+
+def backends(raw: object) -> tuple[Backend, ...] | str:
+    """API servers behind the balancer; `auto`: they are discovered."""
+    texts = items(raw)
+    if texts == [AUTO]:
+        return AUTO
+    found = tuple(map(_backend, texts))
+    for backend in found:
+        if sum(each.name == backend.name for each in found) > 1:
+            raise refusal("is given twice", "give each backend its own name", backend.name)
+        if sum(each.endpoint == backend.endpoint for each in found) > 1:
+            raise refusal("is given twice", "name each API server once", backend.endpoint)
+    if not found:
+        raise refusal("names no backend", "write auto, or a list like cp-1 192.0.2.11:6443")
+    if len(found) > _BACKENDS:
+        raise refusal(
+            f"has more than {_BACKENDS} entries, each of which each node would probe",
+            "list fewer",
+            f"{len(found)} backends",
+        )
+    return found
+
+
+def _backend(text: str) -> Backend:
+    match = _BACKEND.fullmatch(text)
+    try:
+        place = endpoint(match[2]) if match else None
+    except PydanticCustomError:
+        place = None
+    if match is None or place is None:
+        raise refusal(
+            "is no backend: a name of letters, digits, dots, hyphens, then an IP address with a "
+            "port from 1 to 65535",
+            "write it like cp-1 192.0.2.11:6443 or cp-1 [2001:db8::11]:6443",
+            text,
+        )
+    address = ip_address(place.host)
+    if address.is_unspecified or address.is_multicast or address == _BROADCAST:
+        raise refusal(
+            "is at no unicast address", "write the API server's own address, with its port", text
+        )
+    if match[1]:
+        return Backend(match[1], address, place.port)
+    return Backend.at(address, place.port)
+
+
+def directory(raw: str) -> str:
+    """One that HAProxy's configuration can name."""
+    if not _DIRECTORY.fullmatch(raw):
+        raise refusal(
+            "is no absolute path of letters, digits, dots, hyphens and underscores",
+            "write it like /run/havip-haproxy",
+        )
+    return raw
+
+
+def host_name(raw: str) -> str:
+    """A DNS name, as HTTP and certificates have it."""
+    if len(raw) > 253 or not _HOST_NAME.fullmatch(raw):
+        raise refusal("is no host name", "write it like kubernetes or api.example.org")
+    return raw
 
 
 def status_ranges(raw: object) -> tuple[tuple[int, int], ...]:

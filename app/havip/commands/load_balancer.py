@@ -1,0 +1,150 @@
+"""`havip load-balancer`: write what HAProxy starts with, or say what is in its way."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from havip.core.config import BalancerConfig
+    from havip.settings.errors import Problem
+
+EPILOG = """\
+examples:
+  havip load-balancer --haproxy /usr/sbin/haproxy
+  havip load-balancer && haproxy -W -db -f /run/havip-haproxy/haproxy.cfg
+
+Run it before HAProxy starts; the manifests and the chart do. From then on `havip run` changes the
+backends of the running HAProxy.
+
+exit status:
+  0  the configuration is written, and valid for the HAProxy that was named
+  2  it is not: each problem is named with its remedy
+"""
+_HANG_S = 30.0
+_SHOWN = 2000
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from havip.settings import add_arguments
+
+    parser = subparsers.add_parser(
+        "load-balancer",
+        help="write HAProxy's configuration, before HAProxy starts",
+        description="Write the configuration that HAProxy starts with, once nothing is in its way.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--haproxy",
+        metavar="PROGRAM",
+        help="the HAProxy that will run; it is asked for its version and validates the file",
+    )
+    add_arguments(parser)
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the files, or the problems; the exit status says which."""
+    from havip.act.haproxy import prepare
+    from havip.commands.here import taken_by_another
+    from havip.sense.host import read_host
+    from havip.settings import ConfigError, load, resolve
+    from havip.settings.errors import Problem
+
+    try:
+        loaded = load(arguments, os.environ)
+        config, _ = resolve(loaded, read_host())
+        balancer = config.balancer
+        if balancer is None:
+            raise ConfigError(
+                field="loadBalancer",
+                value=False,
+                problem="there is no load balancer to prepare",
+                remedy="set loadBalancer: true",
+            )
+        problems = [*taken_by_another(balancer)]
+        if arguments.haproxy:
+            problems += _unfit(arguments.haproxy)
+        if problems:
+            raise ConfigError.of(map(loaded.traced, problems))
+        try:
+            if kept_problem := prepare(balancer):
+                print(
+                    f"havip: {balancer.kept_file} does not count, it {kept_problem}",
+                    file=sys.stderr,
+                )
+        except OSError as error:
+            raise ConfigError(
+                field="loadBalancerDirectory",
+                value=error.filename or balancer.directory,
+                problem=error.strerror or str(error),
+                remedy="let havip write there",
+            ) from error
+        if arguments.haproxy and (said := _refusal(arguments.haproxy, balancer)):
+            raise ConfigError.of(
+                [
+                    Problem(
+                        field="--haproxy",
+                        value=arguments.haproxy,
+                        problem=f"does not take {balancer.configuration_file}: {said}",
+                        remedy="correct what it names",
+                    )
+                ]
+            )
+    except ConfigError as error:
+        print(f"havip: {error}", file=sys.stderr)
+        return 2
+    print(balancer.configuration_file)
+    return 0
+
+
+def _unfit(program: str) -> list[Problem]:
+    """At most one: that this is no HAProxy, or too old a one."""
+    from havip.core.haproxy import is_old
+    from havip.settings.errors import Problem
+
+    problem = ""
+    try:
+        said = _output(program, "-v")
+    except OSError as error:
+        problem = f"cannot be run: {error.strerror or error}"
+    except subprocess.TimeoutExpired:
+        problem = "does not say its version"
+    else:
+        version = said.partition("version ")[2].split(" ")[0]
+        if is_old(version):
+            problem = f"is version {version}" if version else "is no HAProxy"
+    if not problem:
+        return []
+    remedy = "install HAProxy 2.6 or later (Debian 12: apt-get install haproxy), and name it here"
+    return [Problem(field="--haproxy", value=program, problem=problem, remedy=remedy)]
+
+
+def _refusal(program: str, balancer: BalancerConfig) -> str:
+    """What HAProxy says against the configuration; empty if it takes it."""
+    done = subprocess.run(  # noqa: S603
+        [program, "-c", "-f", balancer.configuration_file],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_HANG_S,
+        check=False,
+    )
+    said = " ".join((done.stdout + done.stderr).split())[:_SHOWN]
+    return said or f"exit status {done.returncode}" if done.returncode else ""
+
+
+def _output(program: str, *arguments: str) -> str:
+    return subprocess.run(  # noqa: S603
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_HANG_S,
+        check=False,
+    ).stdout

@@ -1,0 +1,258 @@
+"""HAProxy's Runtime API, as HAProxy speaks it and as nobody should: bounded, and never raising."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from havip.act.haproxy import BalancerHand
+from havip.core.actions import ChangeBalancer
+from havip.core.config import Backend, BalancerConfig
+from havip.core.events import ActionFailed, BalancerAnswered, BalancerSilent, ProbeResult
+from havip.core.haproxy import Change, has_succeeded, is_old, read_answer
+from havip.sense.haproxy import BalancerWatch
+
+INFO = "Name: HAProxy\nVersion: 2.6.12-1\nPid: 17\nUptime_sec: 60\ndescription: havip 1\n"
+STAT = (
+    "# pxname,svname,scur,stot,bin,bout,econ,wretr,wredis,status,check_status,check_code,last_chk,"
+    "addr,\n"
+    "apiserver,FRONTEND,3,9,1,2,,,,OPEN,,,,,\n"
+    "apiserver,a,2,8,10,20,1,2,3,UP,* L7OK,200,,192.0.2.1:6443,\n"
+    "apiserver,BACKEND,2,8,10,20,1,2,3,UP,,,,,\n"
+    "other,b,2,8,10,20,1,2,3,UP,L7OK,200,,192.0.2.1:6443,\n"
+)
+HANG_S = 30.0
+A = Backend("a", ip_address("192.0.2.1"), 6443)
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Told = BalancerAnswered | BalancerSilent
+
+
+def test_an_answer_of_haproxy() -> None:
+    answer = read_answer(INFO, STAT)
+    assert (answer.version, answer.process, answer.uptime_s) == ("2.6.12-1", 17, 60)
+    assert (answer.description, answer.sessions, answer.sessions_total) == ("havip 1", 3, 9)
+    (server,) = answer.servers
+    assert (server.name, server.endpoint, server.check) == ("a", "192.0.2.1:6443", "L7OK")
+    assert (server.sessions, server.bytes_out, server.redispatches) == (2, 20, 3)
+    assert server.is_healthy
+
+
+@given(info=st.text(max_size=200), statistics=st.text(max_size=400))
+def test_no_answer_raises_anything_but_a_value_error(info: str, statistics: str) -> None:
+    for text in (info, INFO + info):
+        try:
+            answer = read_answer(text, "# pxname,svname\napiserver," + statistics)
+        except ValueError:
+            continue
+        assert answer.version
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("2.6.0", False),
+        ("2.6-dev1", False),
+        ("2.10.1", False),
+        ("3.2.4-1", False),
+        ("2.5.14", True),
+        ("1.9.0", True),
+        ("", True),
+        ("ß.6", True),
+    ],
+)
+def test_versions(version: str, expected: bool) -> None:
+    assert is_old(version) is expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("", True),
+        ("\n", True),
+        ("New server registered.\n", True),
+        ("Server deleted.\n", True),
+        ("No such server.\n", False),
+        ("Unknown command, but maybe one of the following ones is a better match:\n", False),
+    ],
+)
+def test_replies_to_changes(reply: str, expected: bool) -> None:
+    assert has_succeeded(reply) is expected
+
+
+def answering(**replies: str) -> Handler:
+    """A HAProxy that says this to a command, by its first word; of `show`, by its second."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := (await reader.readline()).decode().split():
+            word = line[1] if line[0] == "show" else line[0]
+            writer.write(replies.get(word, "").encode() + b"\n> ")
+
+    return handler
+
+
+async def never(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x" * 65536)
+        await writer.drain()
+
+
+async def hangs_up(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+
+
+@asynccontextmanager
+async def listening(path: str, handler: Handler) -> AsyncIterator[Callable[[], None]]:
+    """Serve at a socket; what is given hangs up on everybody."""
+    tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        task = asyncio.get_running_loop().create_task(handle(reader, writer))
+        tasks.add(task)
+
+    def hang_up() -> None:
+        for writer in writers:
+            writer.transport.abort()
+
+    server = await asyncio.start_unix_server(accept, path)
+    try:
+        yield hang_up
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+        await asyncio.sleep(0)
+
+
+def asked(directory: Path, handler: Handler | None, *, is_closing: bool = False) -> list[Told]:
+    """What is told of one question; `is_closing`: and of what happens when the server goes."""
+    told: list[Told] = []
+
+    async def main() -> None:
+        config = BalancerConfig(binds=(), directory=str(directory))
+        changed = asyncio.Event()
+
+        def deliver(event: Told) -> None:
+            told.append(event)
+            changed.set()
+
+        async def next_one() -> None:
+            async with asyncio.timeout(HANG_S):
+                await changed.wait()
+            changed.clear()
+
+        async with AsyncExitStack() as stack:
+            watch = BalancerWatch(config, 0.3, deliver)
+            if handler is not None:
+                serving = listening(config.socket_file, handler)
+                hang_up = await stack.enter_async_context(serving)
+            stack.push_async_callback(watch.close)
+            watch.start()
+            await next_one()
+            if is_closing:
+                hang_up()
+                await next_one()
+
+    asyncio.run(main())
+    return told
+
+
+@pytest.mark.parametrize(
+    ("handler", "result", "words"),
+    [
+        pytest.param(None, ProbeResult.REFUSED, "No such file or directory", id="nobody"),
+        pytest.param(never, ProbeResult.TIMED_OUT, "does not answer in time", id="silent"),
+        pytest.param(hangs_up, ProbeResult.REFUSED, "closed", id="hangs up"),
+        pytest.param(answering(), ProbeResult.MALFORMED, "has no version", id="no HAProxy"),
+        pytest.param(
+            answering(info="x" * 300_000), ProbeResult.MALFORMED, "is longer than", id="too long"
+        ),
+    ],
+)
+def test_what_is_no_answer(
+    handler: Handler | None, result: ProbeResult, words: str, tmp_path: Path
+) -> None:
+    (event,) = asked(tmp_path, handler)
+    assert isinstance(event, BalancerSilent)
+    assert event.result is result
+    assert words in event.detail
+
+
+def test_one_that_speaks_without_end(tmp_path: Path) -> None:
+    """Whether it began before the question or after it, its bytes are bounded."""
+    (event,) = asked(tmp_path, endless)
+    assert isinstance(event, BalancerSilent)
+    assert event.result in {ProbeResult.MALFORMED, ProbeResult.REFUSED}
+
+
+def test_an_answer_and_the_end_of_haproxy(tmp_path: Path) -> None:
+    answer, end = asked(tmp_path, answering(info=INFO, stat=STAT), is_closing=True)
+    assert isinstance(answer, BalancerAnswered)
+    assert [each.name for each in answer.answer.servers] == ["a"]
+    assert isinstance(end, BalancerSilent)
+    assert (end.result, end.is_unasked) == (ProbeResult.CLOSED, True)
+
+
+def test_changes_are_made_in_turn_and_what_is_refused_is_told(tmp_path: Path) -> None:
+    heard: list[str] = []
+    failures: list[ActionFailed] = []
+
+    async def haproxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := (await reader.readline()).decode().strip():
+            heard.append(line)
+            refuses = line.startswith("del ")
+            writer.write(b"No such server.\n\n> " if refuses else b"\n> ")
+
+    async def main() -> None:
+        config = BalancerConfig(binds=(), directory=str(tmp_path))
+        async with listening(config.socket_file, haproxy):
+            watch = BalancerWatch(config, 1.0, lambda _event: None)
+            hand = BalancerHand(config, watch.api, failures.append)
+            for change in (Change.REMOVE, Change.ADD, Change.DRAIN, Change.CUT):
+                action = ChangeBalancer(change=change, name="a", backend=A)
+                hand.change(action)
+                hand.change(action)
+            assert hand.changing is not None
+            async with asyncio.timeout(HANG_S):
+                await hand.changing
+            await hand.close()
+            await watch.close()
+
+    asyncio.run(main())
+    assert [line.split(" check ")[0] for line in heard] == [
+        "prompt",
+        "set server apiserver/a state maint",
+        "del server apiserver/a",
+        "add server apiserver/a 192.0.2.1:6443",
+        "set server apiserver/a health down",
+        "enable health apiserver/a",
+        "set server apiserver/a state ready",
+        "set server apiserver/a state drain",
+        "shutdown sessions server apiserver/a",
+    ]
+    (failed,) = failures
+    assert (failed.action, failed.subject) == ("ChangeBalancer", "remove a")
+    assert failed.message == "No such server."
