@@ -1,0 +1,240 @@
+"""The load balancer with a real HAProxy: clients ask through the VIP while things go wrong.
+
+With real API servers it is tests/e2e's. What is asserted is order and outcome, never a time.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from balanced import (
+    API_PORT,
+    PORT,
+    Balanced,
+    backends,
+    balancer,
+    healthy,
+    link_certificates,
+    now,
+    readiness,
+)
+from cluster import HANG_S, holder, metric, reasons
+
+from havip.netlab import Lab
+from havip.netlab.namespace import inside
+
+
+@pytest.fixture
+def make(make_lab: Any, certificates: Any) -> Callable[..., Balanced]:
+    def made(**options: Any) -> Balanced:
+        lab: Lab = make_lab(capture=False, **options)
+        return Balanced(lab, link_certificates(certificates, lab.directory / "pki"))
+
+    return made
+
+
+def test_load_is_spread_and_a_dead_api_server_costs_nothing(make: Callable[..., Balanced]) -> None:
+    it = make(hosts=3)
+    lab = it.lab
+    it.start()
+    first = holder(lab)
+    client, watch = it.requests(), it.watch()
+    client.wait_for(60, 0.0, servers={host.name for host in lab.hosts})
+    assert client.failures() == []
+    assert {tuple(line["user"]) for line in client.since(0.0)} == {("server",)}, (
+        "of its certificate"
+    )
+
+    server = watch.wait_for_watch(1)
+    dead = lab[server]
+    it.api_servers[dead.name].kill()
+    daemon = it.daemons[first.name]
+    daemon.wait_for(lambda: dead.name not in healthy(first), HANG_S, "does not see it")
+    checked_at = now()
+    others = {host.name for host in lab.hosts if host is not dead}
+    assert watch.wait_for_watch(2) in others
+    client.wait_for(50, checked_at, servers=others)
+    assert client.failures(checked_at) == []
+    assert lab.watch.holders(lab.vip_address) == (first.name,)
+    assert reasons(it.daemons[dead.name], "moved")[-1] != "check_failed", "it may hold all the same"
+    assert metric(first, "havip_balancer_backend_healthy") == 2
+
+    it.serve(dead)
+    daemon.wait_for(lambda: dead.name in healthy(first), HANG_S, "does not see it again")
+    back_at = now()
+    client.wait_for(30, back_at, servers={dead.name})
+    assert client.failures(checked_at) == []
+
+
+def test_the_vip_follows_the_balancer(make: Callable[..., Balanced]) -> None:
+    it = make(hosts=2)
+    lab = it.lab
+    it.start()
+    first = holder(lab)
+    (second,) = (host for host in lab.hosts if host is not first)
+    client, watch = it.requests(), it.watch()
+    client.wait_for(20, 0.0)
+    watch.wait_for_watch(1)
+
+    it.haproxies[first.name].kill()
+    lab.watch.wait_for_holder(lab.vip_address, second.name, timeout_s=HANG_S)
+    moved_at = now()
+    client.wait_for(50, moved_at)
+    assert client.failures(moved_at) == []
+    watch.wait_for_watch(2)
+    assert balancer(first)["answers"] is False
+    assert "does not run" in balancer(first)["problem"]
+
+    # It comes back, and the VIP with it once the other one goes: a planned move, by whose end
+    # the silent watch has ended too, at both ends of the balancer.
+    it.run_haproxy(first)
+    daemon = it.daemons[first.name]
+    daemon.wait_for(lambda: "recovered" in str(reasons(daemon, "check")), HANG_S, "unhealthy still")
+    ended = _watches_ended(it)
+    it.daemons[second.name].stop()
+    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    watch.wait_for_watch(3)
+    it.haproxies[second.name].wait_for(
+        lambda: _watches_ended(it) > ended, HANG_S, "the API server's end of the watch is open"
+    )
+
+    gone_at = first.power_off()
+    it.hold(second)
+    lab.watch.wait_for_holder(lab.vip_address, second.name, timeout_s=HANG_S)
+    again_at = now()
+    assert again_at > gone_at
+    it.daemons[second.name].wait_for(
+        lambda: healthy(second) == {second.name}, HANG_S, "counts on the dead API server"
+    )
+    only_at = now()
+    client.wait_for(50, only_at, servers={second.name})
+    assert client.failures(only_at) == []
+
+
+def _watches_ended(it: Balanced) -> int:
+    return sum(each.log_text().count('"watch": "ended"') for each in it.api_servers.values())
+
+
+def test_backends_come_and_go_by_the_api_without_a_lost_request(
+    make: Callable[..., Balanced],
+) -> None:
+    it = make(hosts=3)
+    lab = it.lab
+    first, second, third = lab.hosts
+    listed = it.certificates / "backends.json"
+    listed.write_text(json.dumps([first.ipv4, second.ipv4]))
+    for host in lab.hosts:
+        it.serve(host)
+    access = {
+        "load_balancer_backends": "auto",
+        "kube_api_server": f"https://{first.ipv4}:{API_PORT}",
+        "kube_ca_file": it.certificates / "ca.pem",
+        "kube_token": "t0ken",
+    }
+    # The stand-in's certificate names nothing but `kubernetes`, as on the loopback.
+    first.ip("address add 127.0.0.2/8 dev lo")
+    access["kube_api_server"] = "https://127.0.0.2:6444"
+    relay = first.popen(("haproxy", "-db", "-f", _relay(it, first.ipv4)), name="relay")
+    it.balance(first, **access)
+    daemon = it.hold(first, **access)
+    daemon.wait_for(first.is_ready, HANG_S, "is not ready")
+    assert relay.is_running
+    names = {host.name: f"{host.ipv4}:{API_PORT}" for host in lab.hosts}
+    daemon.wait_for(
+        lambda: healthy(first) == {names["h1"], names["h2"]}, HANG_S, "does not know them"
+    )
+    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    process = balancer(first)["process"]
+    client, watch = it.requests(), it.watch()
+    client.wait_for(20, 0.0, servers={"h1", "h2"})
+    old = watch.wait_for_watch(1)
+    leaving = lab[old]
+
+    staying = [host.ipv4 for host in (first, second) if host is not leaving]
+    listed.write_text(json.dumps([*staying, third.ipv4]))
+    daemon.wait_for(
+        lambda: (
+            names["h3"] in healthy(first)
+            and backends(first)[names[old]]["status"].startswith("DRAIN")
+        ),
+        HANG_S,
+        "does not change over",
+    )
+    changed_at = now()
+    client.wait_for(50, changed_at, servers={"h3"})
+    assert {line["server"] for line in client.since(changed_at)} == {"h1", "h2", "h3"} - {old}
+    assert watch.ends() == [], "what a leaving backend has goes on"
+    watch.process.kill()
+    daemon.wait_for(lambda: names[old] not in backends(first), HANG_S, "does not let it go")
+    assert client.failures() == []
+    assert balancer(first)["process"] == process, "no reload"
+    assert balancer(first)["backends_known_by"] == "api"
+    assert {"backend_listed", "backend_unlisted", "backend_drained"} <= set(
+        reasons(daemon, "backend")
+    )
+
+    # Both start again while no API server says who there is: the kept list is enough.
+    daemon.stop()
+    relay.kill()
+    it.haproxies[first.name].stop()
+    it.balance(first, **access)
+    daemon = it.hold(first, **access)
+    daemon.wait_for(first.is_ready, HANG_S, "is not ready")
+    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    assert balancer(first)["backends_known_by"] == "kept"
+
+
+def _relay(it: Balanced, address: str) -> str:
+    path = it.lab.directory / "relay.cfg"
+    path.write_text(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n"
+        f"listen relay\n bind 127.0.0.2:6444\n server api {address}:{API_PORT}\n"
+    )
+    return str(path)
+
+
+def test_mistakes_are_told_and_the_vip_is_not_taken(make: Callable[..., Balanced]) -> None:
+    it = make(hosts=1)
+    lab = it.lab
+    (host,) = lab.hosts
+    it.serve(host)
+
+    taken = inside(host.namespace, lambda: socket.create_server(("0.0.0.0", PORT)))
+    with taken:
+        refused = it.prepare(host)
+        assert refused.returncode == 2
+        assert "loadBalancerPort" in refused.stderr
+        assert "something else on this node has that port" in refused.stderr
+        assert "loadBalancerBind: vip" in refused.stderr
+        assert not (it.directory(host) / "haproxy.cfg").exists()
+
+    same = it.prepare(host, load_balancer_port=API_PORT)
+    assert same.returncode == 2
+    assert "is where the balancer itself listens" in same.stderr
+
+    daemon = it.hold(host)
+    daemon.wait_for(lambda: "check balancer has never passed" in readiness(host), HANG_S, "ready")
+    assert "start it after `havip load-balancer`" in readiness(host)
+    assert lab.watch.holders(lab.vip_address) == ()
+
+    # A HAProxy with somebody else's configuration is not asked to change anything.
+    it.balance(host, load_balancer_balance="roundrobin")
+    daemon.wait_for(lambda: "another configuration" in readiness(host), HANG_S, "content")
+    assert lab.watch.holders(lab.vip_address) == ()
+    it.haproxies[host.name].stop()
+    it.balance(host)
+    lab.watch.wait_for_holder(lab.vip_address, host.name, timeout_s=HANG_S)
+
+
+def test_the_port_of_the_api_server_at_the_vip_alone(make: Callable[..., Balanced]) -> None:
+    """`loadBalancerBind: vip` shares 6443 with an API server that listens on the node's address."""
+    it = make(hosts=1)
+    lab = it.lab
+    (host,) = lab.hosts
+    it.start(load_balancer_bind="vip", load_balancer_port=API_PORT)
+    lab.watch.wait_for_holder(lab.vip_address, host.name, timeout_s=HANG_S)
+    assert healthy(host) == {host.name}
