@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import os
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from pathlib import Path
@@ -124,7 +123,7 @@ def write_backends(config: BalancerConfig, backends: Collection[Backend]) -> Non
     """
     if config.backends is None:
         _keep(config.kept_file, backends)
-    _replace(config.configuration_file, configuration(config, backends).encode())
+    replace_file(Path(config.configuration_file), configuration(config, backends).encode())
 
 
 def prepare(config: BalancerConfig) -> str:
@@ -136,8 +135,8 @@ def prepare(config: BalancerConfig) -> str:
     backends, problem = (config.backends, "") if config.backends is not None else kept(config)
     if config.ca_file is not None:
         with open_regular(config.ca_file) as file:
-            _replace(config.ca_copy, file.read(_CA_BYTES))
-    _replace(config.configuration_file, configuration(config, backends).encode())
+            replace_file(Path(config.ca_copy), file.read(_CA_BYTES))
+    replace_file(Path(config.configuration_file), configuration(config, backends).encode())
     return problem
 
 
@@ -177,10 +176,4 @@ def _decode(content: bytes) -> tuple[Backend, ...]:
 
 def _keep(path: str, backends: Collection[Backend]) -> None:
     listed = [{"address": str(each.address), "port": each.port} for each in backends]
-    _replace(path, json.dumps({"version": _VERSION, "backends": listed}).encode() + b"\n")
-
-
-def _replace(path: str, content: bytes) -> None:
-    # HAProxy runs as somebody else, and reads it.
-    replace_file(Path(path), content)
-    os.chmod(path, 0o644)  # noqa: PTH101
+    replace_file(Path(path), json.dumps({"version": _VERSION, "backends": listed}).encode() + b"\n")

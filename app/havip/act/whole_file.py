@@ -19,6 +19,9 @@ def replace_file(path: Path, content: bytes) -> None:
     descriptor = os.open(new, flags, 0o644)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            # Whatever the umask is. By its descriptor: in a directory that others may write to,
+            # the name could be somebody else's by then.
+            os.fchmod(descriptor, 0o644)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

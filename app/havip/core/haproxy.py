@@ -24,6 +24,10 @@ from havip.core.config import Backend, BalancerConfig, endpoint
 
 BACKEND: Final = "apiserver"
 OLDEST: Final = (2, 6)
+GRACE_S: Final = 5
+"""How long HAProxy serves on when it is told to stop."""
+HARD_STOP_S: Final = 3
+"""How long the connections that are left then may go on: all in less than a pod's ten seconds."""
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 
 
@@ -123,6 +127,9 @@ global
     maxconn {config.max_connections}
     stats socket {config.socket_file} mode 660 level admin
     stats timeout 1h
+    # On SIGUSR1 it goes on serving while havip hands the VIP over, and then ends.
+    grace {GRACE_S}s
+    hard-stop-after {HARD_STOP_S}s
     # Checks that all begin at once would meet all API servers in the same moment.
     spread-checks 10
 
