@@ -22,7 +22,8 @@ from havip.commands.manifest.places import DISTRIBUTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 VIP = "--vip-address-cidr=192.0.2.10/24"
-KINDS = ("static-pod", "daemonset", "helmchart", "systemd")
+KINDS = ("static-pod", "daemonset", "helmchart", "systemd", "systemd-haproxy")
+BALANCED = (VIP, "--load-balancer", "--load-balancer-backends=a 192.0.2.11:6443")
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -73,6 +74,8 @@ def test_nothing_is_asked_of_this_host(kind: str) -> None:
         "--vrrp-interface-name=eno42",
         "--auth-hmac-keys-file=/var/run/secrets/havip/hmac-keys",
     ]
+    if kind == "systemd-haproxy":
+        flags += BALANCED
     done = manifest(kind, VIP, *flags)
     assert done.returncode == 0, done.stderr
     assert "eno42" in done.stdout
@@ -544,6 +547,51 @@ def test_systemd_knows_every_line_of_the_unit(home: str, tmp_path: Path) -> None
     )
     assert exposed.returncode == 0, exposed.stdout
     assert ("ProtectHome=read-only" in unit.read_text()) is bool(home)
+
+
+@pytest.mark.parametrize("port", [8443, 443])
+def test_systemd_knows_every_line_of_haproxys_unit(port: int, tmp_path: Path) -> None:
+    """Verified with havip's own beside it, to which it belongs."""
+    flags = (*BALANCED, f"--load-balancer-port={port}", "--program=/bin/true")
+    units = {
+        "havip.service": manifest("systemd", *flags),
+        "havip-haproxy.service": manifest("systemd-haproxy", *flags, "--haproxy=/bin/true"),
+    }
+    for name, made in units.items():
+        assert made.returncode == 0, made.stderr
+        (tmp_path / name).write_text(made.stdout)
+    paths = [str(tmp_path / name) for name in units]
+    verified = subprocess.run(
+        ("systemd-analyze", "verify", "--man=no", *paths),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    for path in paths:
+        command = ("systemd-analyze", "security", "--offline=yes", "--threshold=25", "--no-pager")
+        exposed = subprocess.run((*command, path), capture_output=True, text=True, check=False)
+        assert exposed.returncode == 0, exposed.stdout
+    ours, haproxys = (made.stdout for made in units.values())
+    assert "Wants=havip-haproxy.service" in ours
+    assert "SupplementaryGroups=haproxy" in ours
+    assert "PartOf=havip.service" in haproxys
+    assert ("CAP_NET_BIND_SERVICE" in haproxys) is (port == 443)
+
+
+def test_without_a_load_balancer_the_unit_knows_no_haproxy() -> None:
+    assert "haproxy" not in manifest("systemd", VIP).stdout
+    assert "there is no HAProxy to run" in refusal("systemd-haproxy", VIP)
+
+
+@pytest.mark.parametrize("kind", ["static-pod", "helmchart", "systemd", "systemd-haproxy"])
+def test_the_manifest_chooses_the_directory(kind: str) -> None:
+    told = refusal(kind, *BALANCED, "--load-balancer-directory=/run/mine")
+    assert "loadBalancerDirectory /run/mine" in told
+
+
+def test_a_daemonset_has_no_second_container() -> None:
+    assert "use the chart" in refusal("daemonset", *BALANCED)
 
 
 # The guide -----------------------------------------------------------------------------------

@@ -81,6 +81,22 @@ def add_parser(subparsers: Any) -> None:
         help="where havip is on the nodes [%(default)s]",
     )
 
+    haproxy = _add_kind(
+        kinds, "systemd-haproxy", _systemd_haproxy, "the unit of HAProxy, beside that of havip"
+    )
+    haproxy.add_argument(
+        "--program",
+        metavar="PATH",
+        default="/usr/local/bin/havip",
+        help="where havip is on the nodes [%(default)s]",
+    )
+    haproxy.add_argument(
+        "--haproxy",
+        metavar="PATH",
+        default="/usr/sbin/haproxy",
+        help="where HAProxy is on the nodes [%(default)s]",
+    )
+
 
 def _add_kind(
     kinds: Any, name: str, make: Callable[[Plan, argparse.Namespace], Document], what: str
@@ -118,11 +134,17 @@ def _add_distribution(parser: argparse.ArgumentParser, names: Any) -> None:
 
 
 def _add_pod(parser: argparse.ArgumentParser) -> None:
-    from havip.commands.manifest.plan import VERSION
+    from havip.commands.manifest.plan import BALANCER_IMAGE, VERSION
 
     group = parser.add_argument_group("the pod (names and defaults are the chart's)")
     group.add_argument("--namespace", default="kube-system", help="[%(default)s]")
     group.add_argument("--image", metavar="NAME", help=f"[localhost/havip:{VERSION}]")
+    group.add_argument(
+        "--load-balancer-image",
+        dest="balancer_image",
+        metavar="NAME",
+        help=f"HAProxy's, with --load-balancer [{BALANCER_IMAGE}]",
+    )
     group.add_argument(
         "--image-pull-policy",
         choices=("Always", "IfNotPresent", "Never"),
@@ -243,3 +265,9 @@ def _systemd(made: Plan, arguments: argparse.Namespace) -> Document:
     from havip.commands.manifest.unit import unit
 
     return unit(made, arguments.program)
+
+
+def _systemd_haproxy(made: Plan, arguments: argparse.Namespace) -> Document:
+    from havip.commands.manifest.haproxy_unit import haproxy_unit
+
+    return haproxy_unit(made, arguments.program, arguments.haproxy)

@@ -52,7 +52,7 @@ def daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Document:
     Raises:
         ConfigError: the settings need something that pods that are alike cannot have.
     """
-    refuse([*of_all_nodes(plan), *no_state(plan), *_nested(plan)])
+    refuse([*of_all_nodes(plan), *no_state(plan), *_no_second_container(plan), *_nested(plan)])
     apply = f"kubectl apply --filename {plan.name}.yaml"
     steps = (
         f"the image: on each node, ctr --namespace k8s.io images import {ARCHIVE}",
@@ -83,6 +83,16 @@ def native(plan: Plan) -> dict[str, Any]:
         else as_text(value)
         for attribute, value in plan.given.items()
     }
+
+
+def _no_second_container(plan: Plan) -> Iterator[Problem]:
+    if plan.settings.load_balancer:
+        yield Problem(
+            field="loadBalancer",
+            value=True,
+            problem="needs a second container and rights that this manifest does not have",
+            remedy="use the chart, `havip manifest helmchart`, static-pod or systemd",
+        )
 
 
 def _nested(plan: Plan) -> list[Problem]:

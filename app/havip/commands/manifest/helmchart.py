@@ -13,7 +13,15 @@ from havip.commands.manifest import archive
 from havip.commands.manifest.daemonset import native
 from havip.commands.manifest.document import Document, secret_steps
 from havip.commands.manifest.places import Distribution
-from havip.commands.manifest.plan import SHOWN, VERSION, Plan, of_all_nodes, refuse
+from havip.commands.manifest.plan import (
+    BALANCER_IMAGE,
+    SHOWN,
+    VERSION,
+    Plan,
+    load_balancer_of,
+    of_all_nodes,
+    refuse,
+)
 from havip.commands.manifest.pod import (
     CONTROL_PLANE_AFFINITY,
     CONTROL_PLANE_TOLERATIONS,
@@ -61,7 +69,7 @@ def helmchart(
     Raises:
         ConfigError: the chart cannot be told that, or there is no chart.
     """
-    refuse([*of_all_nodes(plan), *_unknown_to_the_chart(plan)])
+    refuse([*of_all_nodes(plan), *load_balancer_of(plan), *_unknown_to_the_chart(plan)])
     content = _packed(chart) if chart else None
     assert distribution.manifests
     served = PurePosixPath(distribution.manifests).parent / "static/charts" / f"havip-{VERSION}.tgz"
@@ -107,6 +115,13 @@ def encoded(content: bytes) -> str:
 def _values(plan: Plan, *, secret: str, on_control_plane: bool) -> dict[str, Any]:
     """What the chart is told."""
     settings = native(plan)
+    balancer: dict[str, Any] = {}
+    if settings.pop("loadBalancer", False):
+        balancer = {"loadBalancer": {"enabled": True}}
+        if plan.pod.balancer_image != BALANCER_IMAGE:
+            chosen = plan.pod.balancer_image
+            named = {"digest": chosen.digest} if chosen.digest else {"tag": chosen.tag}
+            balancer["loadBalancer"]["image"] = {"repository": chosen.repository, **named}
     for attribute, (method, _) in _METHODS.items():
         if settings.pop(name_of(attribute), None):
             settings |= {"authMethod": method, "authExistingSecret": secret}
@@ -126,6 +141,7 @@ def _values(plan: Plan, *, secret: str, on_control_plane: bool) -> dict[str, Any
     return {
         **_CHARTS_OWN,
         **settings,
+        **balancer,
         "kind": "DaemonSet",
         "image": {
             "repository": image.repository,

@@ -17,7 +17,7 @@ from havip.settings.errors import ConfigWarning, Problem
 from havip.settings.load import SERVICE_ACCOUNT
 from havip.settings.model import Election
 from havip.settings.sources import SECRETS, as_text, name_of, variable_of
-from havip.settings.values import Endpoint
+from havip.settings.values import AUTO, Endpoint
 
 VERSION: Final = version("havip")
 CONFIG_DIRECTORY: Final = PurePosixPath("/etc/havip")
@@ -60,6 +60,10 @@ class Image:
         )
 
 
+BALANCER_IMAGE: Final = Image(repository="docker.io/library/haproxy", tag="2.6", digest="")
+"""The public image; the tests run that version of Debian's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodPlan:
     """What is said of pods beside the daemon's settings."""
@@ -69,6 +73,8 @@ class PodPlan:
     resources: dict[str, dict[str, str]]
     realtime: bool
     metrics: bool
+    balancer_image: Image
+    """HAProxy's; of no meaning without a load balancer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +133,11 @@ class Plan:
             if name.endswith("_file") and name not in _SECRET_FILES
         }
 
+    @property
+    def keeps_backends(self) -> bool:
+        """Whether a list of backends has to outlast a restart."""
+        return self.settings.load_balancer and self.settings.load_balancer_backends == AUTO
+
 
 _SECRET_FILES = tuple(
     name
@@ -174,9 +185,16 @@ def plan(loaded: Loaded, arguments: argparse.Namespace) -> Plan:
         given["listen"] = Endpoint("127.0.0.1", _PORT_OF_VRID + lowest)
     problems += _inline_secrets(given)
     problems += _names(arguments)
-    image, about_image = _image(getattr(arguments, "image", None))
+    image, about_image = _image(
+        "--image",
+        getattr(arguments, "image", None),
+        Image(repository="localhost/havip", tag=VERSION, digest=""),
+    )
+    balancer_image, about_balancer_image = _image(
+        "--load-balancer-image", getattr(arguments, "balancer_image", None), BALANCER_IMAGE
+    )
     resources, about_resources = _resources(arguments)
-    problems += [*about_image, *about_resources]
+    problems += [*about_image, *about_balancer_image, *about_resources]
     made = Plan(
         name=arguments.name,
         namespace=getattr(arguments, "namespace", ""),
@@ -191,6 +209,7 @@ def plan(loaded: Loaded, arguments: argparse.Namespace) -> Plan:
             resources=resources,
             realtime=getattr(arguments, "realtime", False),
             metrics=getattr(arguments, "metrics", False),
+            balancer_image=balancer_image,
         ),
     )
     problems += _paths(made)
@@ -239,6 +258,18 @@ def no_state(made: Plan) -> Iterator[Problem]:
             problem="needs a directory that outlasts the pod, which only the chart and a unit of "
             "systemd have",
             remedy="list the addresses of the nodes",
+        )
+
+
+def load_balancer_of(made: Plan) -> Iterator[Problem]:
+    """What HAProxy beside havip needs, and pods or units do not give."""
+    settings = made.settings
+    if "load_balancer_directory" in made.given and settings.load_balancer:
+        yield Problem(
+            field="loadBalancerDirectory",
+            value=settings.load_balancer_directory,
+            problem="is chosen by the manifest, where havip and HAProxy share it",
+            remedy="leave it out",
         )
 
 
@@ -315,21 +346,20 @@ def _names(arguments: argparse.Namespace) -> Iterator[Problem]:
             )
 
 
-def _image(text: str | None) -> tuple[Image, list[Problem]]:
+def _image(flag: str, text: str | None, default: Image) -> tuple[Image, list[Problem]]:
     found = _IMAGE.fullmatch(text) if text else None
     if found and (found["tag"] or found["digest"]):
         parts = (found[part] or "" for part in ("repository", "tag", "digest"))
         return Image(**dict(zip(("repository", "tag", "digest"), parts, strict=True))), []
-    image = Image(repository="localhost/havip", tag=VERSION, digest="")
     if text is None:
-        return image, []
+        return default, []
     problem = Problem(
-        field="--image",
+        field=flag,
         value=text,
         problem="has neither tag nor digest" if found else "is no name of an image",
-        remedy=f"write it like {image}",
+        remedy=f"write it like {default}",
     )
-    return image, [problem]
+    return default, [problem]
 
 
 def _resources(
@@ -393,7 +423,8 @@ def own_directories(made: Plan) -> Iterator[Problem]:
 
 
 def _advice(settings: Settings) -> Iterator[ConfigWarning]:
-    if not (settings.check_service_url or settings.check_kubelet or settings.check_kube_api):
+    checks = (settings.check_service_url, settings.check_kubelet, settings.check_kube_api)
+    if not (any(checks) or settings.load_balancer):
         yield ConfigWarning(
             field="checkServiceUrl",
             problem="nothing is checked, so that a node holds the VIP whatever works on it",

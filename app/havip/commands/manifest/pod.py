@@ -35,6 +35,10 @@ TOLERATIONS = [
     }
     for what in ("unreachable", "not-ready")
 ]
+BALANCER_RESOURCES = {
+    "requests": {"cpu": "50m", "memory": "64Mi"},
+    "limits": {"memory": "512Mi"},
+}
 # The label's value differs among distributions.
 CONTROL_PLANE_AFFINITY = {
     "nodeAffinity": {
@@ -78,7 +82,7 @@ def common_spec(plan: Plan) -> Object:
 
 
 def container(plan: Plan, env: Iterable[Object], mounts: Iterable[Object]) -> Object:
-    """The one container."""
+    """The container of havip."""
     made: Object = {
         "name": "havip",
         "image": str(plan.pod.image),
@@ -113,16 +117,93 @@ def container(plan: Plan, env: Iterable[Object], mounts: Iterable[Object]) -> Ob
             "failureThreshold": 2,
         },
         "resources": plan.pod.resources,
-        "securityContext": {
-            "runAsUser": 0,
-            "runAsNonRoot": False,
-            "privileged": False,
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"], "add": capabilities},
-        },
+        "securityContext": _security(capabilities),
         "volumeMounts": [*mounts],
     }
+
+
+def _security(capabilities: list[str]) -> Object:
+    return {
+        "runAsUser": 0,
+        "runAsNonRoot": False,
+        "privileged": False,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], **({"add": capabilities} if capabilities else {})},
+    }
+
+
+def balancer_containers(
+    plan: Plan, env: Iterable[Object], mounts: Iterable[Object]
+) -> tuple[list[Object], list[Object]]:
+    """What prepares HAProxy before it starts, and what runs it; both empty without one."""
+    if not plan.settings.load_balancer:
+        return [], []
+    image = str(plan.pod.balancer_image)
+    directory = plan.settings.load_balancer_directory
+    file = f"{directory}/haproxy.cfg"
+    is_privileged = plan.settings.load_balancer_port < 1024
+    shared = {"name": "haproxy", "mountPath": directory}
+    security = {
+        "runAsUser": 0 if is_privileged else 65534,
+        # Its socket is this group's, and so is havip.
+        "runAsGroup": 0,
+        "runAsNonRoot": not is_privileged,
+        "privileged": False,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {
+            "drop": ["ALL"],
+            **({"add": ["NET_BIND_SERVICE"]} if is_privileged else {}),
+        },
+    }
+    write: Object = {
+        "name": "load-balancer",
+        "image": str(plan.pod.image),
+        "imagePullPolicy": plan.pod.pull_policy,
+        "args": ["load-balancer"],
+        "env": [*env],
+        "resources": plan.pod.resources,
+        "securityContext": _security([]),
+        "volumeMounts": [*mounts],
+    }
+    validate: Object = {
+        "name": "haproxy-check",
+        "image": image,
+        "imagePullPolicy": plan.pod.pull_policy,
+        "command": ["haproxy", "-c", "-f", file],
+        "resources": BALANCER_RESOURCES,
+        "securityContext": security,
+        "volumeMounts": [shared],
+    }
+    run: Object = {
+        "name": "haproxy",
+        "image": image,
+        "imagePullPolicy": plan.pod.pull_policy,
+        "command": ["haproxy", "-W", "-db", "-f", file],
+        "resources": BALANCER_RESOURCES,
+        "securityContext": security,
+        "volumeMounts": [shared],
+    }
+    return [write, validate], [run]
+
+
+def balancer_volumes(plan: Plan, kept_at: str) -> tuple[list[Object], list[Object]]:
+    """Volumes and mounts of havip's containers for HAProxy; both empty without one.
+
+    Args:
+        kept_at: directory of the node for what outlasts the pod.
+    """
+    volumes: list[Object] = []
+    mounts: list[Object] = []
+    if plan.settings.load_balancer:
+        volumes.append({"name": "haproxy", "emptyDir": {}})
+        mounts.append({"name": "haproxy", "mountPath": plan.settings.load_balancer_directory})
+    if plan.keeps_backends:
+        path = {"path": kept_at, "type": "DirectoryOrCreate"}
+        volumes.append({"name": "state", "hostPath": path})
+        mounts.append({"name": "state", "mountPath": plan.settings.state_directory})
+    return volumes, mounts
 
 
 def environment(plan: Plan) -> list[Object]:

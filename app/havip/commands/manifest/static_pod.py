@@ -12,6 +12,7 @@ from havip.commands.manifest.document import Document, key_steps
 from havip.commands.manifest.places import Distribution
 from havip.commands.manifest.plan import (
     Plan,
+    load_balancer_of,
     no_service_account,
     no_state,
     own_directories,
@@ -22,6 +23,8 @@ from havip.commands.manifest.plan import (
 )
 from havip.commands.manifest.pod import (
     Object,
+    balancer_containers,
+    balancer_volumes,
     common_spec,
     container,
     directories,
@@ -46,10 +49,19 @@ def static_pod(plan: Plan, distribution: Distribution, *, is_init: bool) -> Docu
         ConfigError: the settings need something that a static pod cannot have.
     """
     plan = _with_kubeconfig(without_overrides(plan), distribution, is_init=is_init)
-    refuse([*no_service_account(plan), *no_state(plan), *own_directories(plan)])
+    balancer = f"HAProxy's image: {plan.pod.balancer_image}"
+    refuse(
+        [
+            *no_service_account(plan),
+            *no_state(plan),
+            *own_directories(plan),
+            *load_balancer_of(plan),
+        ]
+    )
     file = f"{distribution.static_pods}/{plan.name}.yaml"
     steps: tuple[str, ...] = (
         f"the image: {distribution.import_image}",
+        *((balancer,) if plan.settings.load_balancer else ()),
         *key_steps(plan),
         f"the VIP in the API server's certificate: {distribution.certificate}",
         f"this file: {file}",
@@ -74,7 +86,7 @@ def _with_kubeconfig(plan: Plan, distribution: Distribution, *, is_init: bool) -
 
     It is an administrator's: who has no use for it is not given it.
     """
-    needs_it = _needs_kubeconfig(plan.settings, distribution)
+    needs_it = _needs_kubeconfig(plan.settings, distribution, keeps_backends=plan.keeps_backends)
     if not is_init:
         path = distribution.kubeconfig if needs_it else None
     elif distribution.init_kubeconfig and needs_it:
@@ -95,7 +107,9 @@ def _with_kubeconfig(plan: Plan, distribution: Distribution, *, is_init: bool) -
     return replace(plan, given={**plan.given, "kubeconfig_file": path}) if path else plan
 
 
-def _needs_kubeconfig(settings: Settings, distribution: Distribution) -> bool:
+def _needs_kubeconfig(
+    settings: Settings, distribution: Distribution, *, keeps_backends: bool
+) -> bool:
     """Whether the API server has to know who asks, and no setting says how."""
     has_own = settings.kubeconfig_file or settings.kube_token_file or settings.kube_client_cert_file
     asks_health = (
@@ -104,11 +118,14 @@ def _needs_kubeconfig(settings: Settings, distribution: Distribution) -> bool:
         and not distribution.lets_everybody_ask
         and not (settings.check_kube_api_token_file or settings.check_kube_api_client_cert_file)
     )
-    return not has_own and (asks_health or uses_api(settings))
+    return not has_own and (asks_health or keeps_backends or uses_api(settings))
 
 
 def _pod(plan: Plan) -> Object:
     volumes, mounts = file_volumes(plan)
+    more_volumes, more_mounts = balancer_volumes(plan, plan.settings.state_directory)
+    mounts = [*directory_mounts(plan), *more_mounts, *mounts]
+    preparing, running = balancer_containers(plan, _environment(plan), mounts)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -125,12 +142,14 @@ def _pod(plan: Plan) -> Object:
             # The kubelet, which ends pods in this order at a shutdown, does not look classes up.
             "priority": 2000001000,
             "priorityClassName": "system-node-critical",
-            "containers": [container(plan, _environment(plan), [*directory_mounts(plan), *mounts])],
+            **({"initContainers": preparing} if preparing else {}),
+            "containers": [container(plan, _environment(plan), mounts), *running],
             "volumes": [
                 *(
                     {"name": name, "hostPath": {"path": str(directory), "type": "Directory"}}
                     for name, directory in directories(plan)
                 ),
+                *more_volumes,
                 *volumes,
             ],
         },

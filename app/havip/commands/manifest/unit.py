@@ -5,6 +5,7 @@ from __future__ import annotations
 from havip.commands.manifest.document import Document, key_steps
 from havip.commands.manifest.plan import (
     Plan,
+    load_balancer_of,
     no_service_account,
     refuse,
     texts,
@@ -21,7 +22,7 @@ _UNIT = """\
 [Unit]
 Description=havip, the virtual IP {vips}
 Wants=network-online.target
-After=network-online.target
+After=network-online.target{after}
 # What is behind the VIP, or needs it, comes later.
 Before=kubelet.service k3s.service k3s-agent.service rke2-server.service rke2-agent.service
 # An interface that is late is no reason to give up.
@@ -64,7 +65,7 @@ LockPersonality=yes
 KeyringMode=private
 ProtectSystem=strict
 StateDirectory=havip
-ProtectHome={protect_home}
+{balancer}ProtectHome={protect_home}
 PrivateTmp=yes
 PrivateDevices=yes
 PrivateIPC=yes
@@ -81,6 +82,14 @@ ProtectProc=invisible
 WantedBy=multi-user.target
 """
 
+_AFTER_HAPROXY = """ {name}-haproxy.service
+Wants={name}-haproxy.service"""
+_WITH_HAPROXY = """\
+# HAProxy's configuration and socket are its group's.
+SupplementaryGroups=haproxy
+ReadWritePaths=-{directory}
+"""
+
 
 def unit(plan: Plan, program: str) -> Document:
     """The unit file.
@@ -92,7 +101,8 @@ def unit(plan: Plan, program: str) -> Document:
         ConfigError: the settings need something that a host does not have.
     """
     plan = without_overrides(plan)
-    refuse(no_service_account(plan))
+    refuse([*no_service_account(plan), *load_balancer_of(plan)])
+    has_balancer = plan.settings.load_balancer
     file = f"/etc/systemd/system/{plan.name}.service"
     steps = (
         f"havip: {program}",
@@ -109,13 +119,17 @@ def unit(plan: Plan, program: str) -> Document:
     files = (program, *plan.secret_files, *plan.other_files.values())
     text = _UNIT.format(
         vips=" ".join(vips),
-        program=_quoted(program),
+        program=quoted(program),
         environment="\n".join(
-            f"Environment={_quoted(f'{name}={text}')}" for name, text in texts(plan).items()
+            f"Environment={quoted(f'{name}={text}')}" for name, text in texts(plan).items()
         ),
         grace_s=plan.grace_period_s,
         watchdog_s=_WATCHDOG_S,
         rtprio=LOOP_PRIORITY,
+        after=_AFTER_HAPROXY.format(name=plan.name) if has_balancer else "",
+        balancer=_WITH_HAPROXY.format(directory=plan.settings.load_balancer_directory)
+        if has_balancer
+        else "",
         # The program, or a kubeconfig, may lie there.
         protect_home="read-only" if any(map(_is_at_home, files)) else "yes",
     )
@@ -126,7 +140,7 @@ def _is_at_home(path: str) -> bool:
     return path.startswith(_HOMES)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """As systemd reads one word (systemd.syntax(7)); % begins a specifier."""
     if text.isascii() and all(c.isalnum() or c in "_-./:=,@+" for c in text):
         return text
