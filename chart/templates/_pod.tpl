@@ -15,18 +15,38 @@ metadata:
     {{- include "havip.podLabels" . | nindent 4 }}
   annotations:
     {{- /* Running pods follow every other setting, and keys too: only these need another pod. */}}
-    {{- $checksum := dict "checksum/read-at-start" (pick $settings "logFormat" "debug" | toYaml | sha256sum) }}
+    {{- $atStart := pick $settings "logFormat" "debug" }}
+    {{- range $name, $value := $settings }}{{ if hasPrefix "loadBalancer" $name }}{{ $_ := set $atStart $name $value }}{{ end }}{{ end }}
+    {{- $checksum := dict "checksum/read-at-start" ($atStart | toYaml | sha256sum) }}
     {{- mergeOverwrite (deepCopy (default dict .Values.pod.annotations)) $checksum | toYaml | nindent 4 }}
 spec:
   {{- include "havip.placement" (dict "root" . "affinity" (include "havip.affinity" . | fromYaml) "hasToken" (include "havip.needsToken" .)) | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "havip.gracePeriod" . }}
+  {{- $environment := include "havip.environment" (dict "root" . "settings" $settings "metricsPort" $metricsPort) | trim }}
+  {{- $mounts := include "havip.mounts" . | trim }}
+  {{- if .Values.loadBalancer.enabled }}
+  initContainers:
+    - name: load-balancer
+      image: {{ include "havip.image" . | quote }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args: [load-balancer]
+      env:
+        {{- $environment | nindent 8 }}
+      resources:
+        {{- include "havip.resources" . | nindent 8 }}
+      securityContext:
+        {{- include "havip.containerSecurity" list | nindent 8 }}
+      volumeMounts:
+        {{- $mounts | nindent 8 }}
+    - {{ include "havip.balancerContainer" (dict "root" . "name" "haproxy-check" "flags" "-c") | nindent 6 | trim }}
+  {{- end }}
   containers:
     - name: havip
       image: {{ include "havip.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args: [run]
       env:
-        {{- include "havip.environment" (dict "root" . "settings" $settings "metricsPort" $metricsPort) | trim | nindent 8 }}
+        {{- $environment | nindent 8 }}
       {{- with $metricsPort }}
       ports:
         - name: metrics
@@ -55,22 +75,10 @@ spec:
       securityContext:
         {{- include "havip.containerSecurity" (ternary (list "NET_ADMIN" "NET_RAW" "SYS_NICE") (list "NET_ADMIN" "NET_RAW") .Values.pod.realtime) | nindent 8 }}
       volumeMounts:
-        {{- /* Whole directories: the kubelet does not follow changes of a file under subPath. */}}
-        - name: config
-          mountPath: /etc/havip
-          readOnly: true
-        {{- if $secret }}
-        - name: auth
-          mountPath: {{ include "havip.authDirectory" . }}
-          readOnly: true
-        {{- end }}
-        {{- if include "havip.discoversPeers" . }}
-        - name: state
-          mountPath: /var/lib/havip
-        {{- end }}
-        {{- with .Values.pod.extraVolumeMounts }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- $mounts | nindent 8 }}
+    {{- if .Values.loadBalancer.enabled }}
+    - {{ include "havip.balancerContainer" (dict "root" . "name" "haproxy" "flags" "-W, -db") | nindent 6 | trim }}
+    {{- end }}
   volumes:
     - name: config
       configMap:
@@ -85,8 +93,12 @@ spec:
           - key: {{ $file }}
             path: {{ $file }}
     {{- end }}
-    {{- if include "havip.discoversPeers" . }}
-    {{- /* On the node, so that the next pod there knows the peers before the API has told it. */}}
+    {{- if .Values.loadBalancer.enabled }}
+    - name: haproxy
+      emptyDir: {}
+    {{- end }}
+    {{- if include "havip.keepsState" . }}
+    {{- /* On the node, so that the next pod there knows what the API has told this one. */}}
     - name: state
       hostPath:
         path: {{ printf "/var/lib/havip/%s-%s" .Release.Namespace (include "havip.fullname" .) | quote }}
@@ -95,6 +107,32 @@ spec:
     {{- with .Values.pod.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end -}}
+
+{{/*
+What havip's containers see. Whole directories: the kubelet does not follow changes of a file under
+subPath.
+*/}}
+{{- define "havip.mounts" -}}
+- name: config
+  mountPath: /etc/havip
+  readOnly: true
+{{- if has (include "havip.authMethod" .) (list "password" "hmac") }}
+- name: auth
+  mountPath: {{ include "havip.authDirectory" . }}
+  readOnly: true
+{{- end }}
+{{- if .Values.loadBalancer.enabled }}
+- name: haproxy
+  mountPath: {{ include "havip.balancerDirectory" . }}
+{{- end }}
+{{- if include "havip.keepsState" . }}
+- name: state
+  mountPath: /var/lib/havip
+{{- end }}
+{{- with .Values.pod.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -202,7 +240,9 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+  {{- with . }}
   add: [{{ join ", " . }}]
+  {{- end }}
 {{- end -}}
 
 {{/*
@@ -221,14 +261,15 @@ Port of the metrics on an address that others reach, or nothing.
 
 {{/*
 The token goes into the pod only if there is a use for it, on whichever node: the API check, the
-election, the discovery of peers, what Kubernetes shows, or the watch of the node.
+election, the discovery of peers or of API servers, what Kubernetes shows, or the watch of the node.
 */}}
 {{- define "havip.needsToken" -}}
 {{- $ofAll := include "havip.settings" . | fromYaml -}}
-{{- $needs := eq (include "havip.discoversPeers" .) "true" -}}
+{{- $needs := eq (include "havip.keepsState" .) "true" -}}
 {{- range $override := prepend (values (default dict $ofAll.nodeOverrides)) dict -}}
 {{- $settings := include "havip.onNode" (dict "settings" $ofAll "override" $override) | fromYaml -}}
 {{- $files := printf "%v %v" $settings.checkKubeApiTokenFile $settings.checkKubeApiCaFile -}}
+{{- $needs = or $needs (contains "/run/secrets/kubernetes.io/serviceaccount/" (toString $settings.loadBalancerCaFile)) -}}
 {{- $isThere := or (eq $settings.checkKubeApiUrl "auto") (contains "/run/secrets/kubernetes.io/serviceaccount/" $files) -}}
 {{- $needs = or $needs (and $settings.checkKubeApi $isThere) (eq $settings.election "lease") -}}
 {{- $needs = or $needs $settings.kubeHolderLease $settings.kubeEvents $settings.kubeHolderLabel $settings.kubeNodeWatch -}}

@@ -265,23 +265,29 @@ Settings that hold for the whole process.
 {{ $given }} {{ get $settings $given }}: is of no use alone; set {{ $missing }} too
 {{- end }}
 {{- include "havip.leaseProblems" $settings }}
-{{- with $settings.checkServiceExpectedStatus }}
-{{- $statuses := without (regexReplaceAll "\\s*,\\s*" (toString . | trim) "," | splitList ",") "" }}
-{{- range $statuses }}
-{{- $range := splitList "-" . }}
-{{- if not (and (regexMatch "^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$" .) (le (first $range) (last $range))) }}
-checkServiceExpectedStatus {{ . }}: is no HTTP status code or range of them; write it like 200-299 or 200,301
-{{- end }}
-{{- end }}
-{{- if not $statuses }}
-checkServiceExpectedStatus {{ . }}: names no status; write it like 200-299 or 200,301
-{{- end }}
-{{- end }}
+{{- include "havip.statusProblems" (dict "name" "checkServiceExpectedStatus" "value" $settings.checkServiceExpectedStatus) }}
+{{- include "havip.balancerProblems" $settings }}
 {{- $host := regexReplaceAll ":[0-9]+$" $settings.listen "" }}
 {{- $port := regexFind "[0-9]+$" $settings.listen }}
 {{- $isIpv6 := contains ":" $host }}
 {{- if not (and (regexMatch "^[0-9]{1,5}$" $port) (ge (atoi $port) 1) (le (atoi $port) 65535) (include "havip.addressNumbers" (trimAll "[]" $host)) (eq $isIpv6 (regexMatch "^\\[.*\\]$" $host))) }}
 listen {{ $settings.listen }}: is no IP address with a port from 1 to 65535; write it like 127.0.0.1:9650 or [::1]:9650
+{{- end }}
+{{- end -}}
+
+{{- define "havip.statusProblems" -}}
+{{- $name := .name -}}
+{{- with .value }}
+{{- $statuses := without (regexReplaceAll "\\s*,\\s*" (toString . | trim) "," | splitList ",") "" }}
+{{- range $statuses }}
+{{- $range := splitList "-" . }}
+{{- if not (and (regexMatch "^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$" .) (le (first $range) (last $range))) }}
+{{ $name }} {{ . }}: is no HTTP status code or range of them; write it like 200-299 or 200,301
+{{- end }}
+{{- end }}
+{{- if not $statuses }}
+{{ $name }} {{ . }}: names no status; write it like 200-299 or 200,301
+{{- end }}
 {{- end }}
 {{- end -}}
 

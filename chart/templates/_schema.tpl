@@ -46,6 +46,24 @@
 - kubeHolderLabel
 - kubeNodeWatch
 - kubeNodeWeight
+- loadBalancer.enabled
+- loadBalancer.image.repository
+- loadBalancer.image.tag
+- loadBalancer.image.pullPolicy
+- loadBalancerPort
+- loadBalancerBind
+- loadBalancerBackends
+- loadBalancerBalance
+- loadBalancerCheckInterval
+- loadBalancerCheckFailAfter
+- loadBalancerCheckRecoverAfter
+- loadBalancerCheckExpectedStatus
+- loadBalancerCheckHost
+- loadBalancerSlowStart
+- loadBalancerConnectTimeout
+- loadBalancerIdleTimeout
+- loadBalancerMaxConnections
+- loadBalancerProxyProtocol
 - logFormat
 - debug
 - kind
@@ -84,4 +102,9 @@ checkKubeletTimeout: {"minimum": 0.01, "maximum": 3600}
 checkKubeApiInterval: {"minimum": 0.1, "maximum": 3600}
 checkKubeApiTimeout: {"minimum": 0.01, "maximum": 3600}
 checkKubeApiStability: {"minimum": 0, "maximum": 1000}
+loadBalancerCheckInterval: {"minimum": 0.1, "maximum": 3600}
+loadBalancerCheckTimeout: {"minimum": 0.01, "maximum": 3600}
+loadBalancerSlowStart: {"minimum": 0, "maximum": 1000}
+loadBalancerConnectTimeout: {"exclusiveMinimum": 0, "maximum": 3600}
+loadBalancerIdleTimeout: {"minimum": 60, "maximum": 604800}
 {{- end -}}

@@ -18,6 +18,7 @@ docs/configuration.md. What is not given is left out.
     {{- $_ := unset $settings $name -}}
   {{- end -}}
 {{- end -}}
+{{- include "havip.balancerSettings" (dict "root" . "settings" $settings) -}}
 {{- /* Not mergeOverwrite: it does not overwrite with false. */ -}}
 {{- if include "havip.former" . -}}
   {{- range $name, $value := include "havip.formerSettings" . | fromYaml -}}
@@ -38,6 +39,23 @@ docs/configuration.md. What is not given is left out.
   {{- end -}}
 {{- end -}}
 {{- toYaml $settings -}}
+{{- end -}}
+
+{{/*
+Those of the load balancer, if there is one, put into `settings`. The ingress controller's check is
+nothing to an API VIP.
+*/}}
+{{- define "havip.balancerSettings" -}}
+{{- if .root.Values.loadBalancer.enabled -}}
+{{- $_ := set .settings "loadBalancer" true -}}
+{{- if eq .settings.checkServiceUrl "http://127.0.0.1:10254/healthz" -}}
+{{- $_ := unset .settings "checkServiceUrl" -}}
+{{- end -}}
+{{- else -}}
+{{- range $name, $_ := .settings -}}
+{{- if hasPrefix "loadBalancer" $name -}}{{- $_ := unset $.settings $name -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/*
@@ -121,6 +139,22 @@ Settings whose value here is the daemon's, as it is. Those of authentication are
 - kubeHolderLabel
 - kubeNodeWatch
 - kubeNodeWeight
+- loadBalancerPort
+- loadBalancerBind
+- loadBalancerBackends
+- loadBalancerBalance
+- loadBalancerCheckInterval
+- loadBalancerCheckTimeout
+- loadBalancerCheckFailAfter
+- loadBalancerCheckRecoverAfter
+- loadBalancerCheckExpectedStatus
+- loadBalancerCheckHost
+- loadBalancerCaFile
+- loadBalancerSlowStart
+- loadBalancerConnectTimeout
+- loadBalancerIdleTimeout
+- loadBalancerMaxConnections
+- loadBalancerProxyProtocol
 - listen
 - logFormat
 - debug

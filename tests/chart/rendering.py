@@ -107,7 +107,8 @@ class Rendered:
 
     @property
     def container(self) -> Object:
-        (found,) = self.pod["containers"]
+        """That of havip."""
+        (found,) = (each for each in self.pod["containers"] if each["name"] == "havip")
         assert isinstance(found, dict)
         return found
 

@@ -173,8 +173,8 @@ def test_the_api_server_is_asked_on_its_own_node(name: str) -> None:
 def test_the_token_is_there_where_it_is_named() -> None:
     for path in FILES:
         rendered = render(values_of(path))
-        asks = ("checkKubeApi", "kubeHolderLease", "kubeEvents", "kubeNodeWatch")
-        needs = any(rendered.config[name] for name in asks)
+        asks = ("checkKubeApi", "kubeHolderLease", "kubeEvents", "kubeNodeWatch", "loadBalancer")
+        needs = any(rendered.config.get(name) for name in asks)
         assert rendered.pod["automountServiceAccountToken"] is needs, path.name
 
 

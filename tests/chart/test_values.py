@@ -34,10 +34,8 @@ GIVEN_BY_THE_CHART = {
         (name for name in MODEL if name.startswith("kube") and name not in SHOWN),
         "the pod's service account",
     ),
-    **dict.fromkeys(
-        (name for name in MODEL if name.startswith("loadBalancer")),
-        "hosts outside the cluster: docs/load-balancer.md",
-    ),
+    "loadBalancer": "loadBalancer.enabled",
+    "loadBalancerDirectory": "a volume that havip and HAProxy share",
 }
 """Settings without a value of the same name, and what they come from."""
 OTHER_DEFAULTS = {
@@ -120,7 +118,7 @@ def test_the_schema_is_closed() -> None:
 def flat() -> set[str]:
     """The values that are settings: those at top level that configure the daemon."""
     groups = {"kind", "image", "pod", "updateStrategy", "podDisruptionBudget", "rbac"}
-    groups |= {"serviceAccount", "nameOverride", "fullnameOverride", "commonLabels"}
+    groups |= {"loadBalancer", "serviceAccount", "nameOverride", "fullnameOverride", "commonLabels"}
     groups |= {"extraObjects", "metrics", "helmTest", "keepalived", "global"}
     return VALUES.keys() - groups
 
@@ -188,6 +186,7 @@ def test_a_node_overrides_what_the_daemon_lets_it() -> None:
     refused = {name for name, _ in sources.unknown_in_override(MODEL)}
     # The kubelet's probes and the scraper know one port; the rest is read at the start only.
     of_all_pods = {"listen", "metricsListen", "logFormat", "debug", "stateDirectory"}
+    # And so is the second container.
     of_all_pods |= {name for name in MODEL if name.startswith(("kube", "loadBalancer"))}
     assert schema.keys() == MODEL.keys() - refused - of_all_pods
 
