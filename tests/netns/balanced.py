@@ -47,13 +47,14 @@ class Balanced:
             **more,
         }
 
-    def serve(self, host: Host) -> None:
-        """Start the API server's stand-in."""
+    def serve(self, host: Host, address: str | None = None) -> None:
+        """Start the API server's stand-in, on the host's own address unless it is said where."""
+        address = address or host.ipv4
         process = host.popen(
-            (*PYTHON, "serve", host.name, host.ipv4, str(API_PORT), str(self.certificates)),
+            (*PYTHON, "serve", host.name, address, str(API_PORT), str(self.certificates)),
             name="api",
         )
-        process.wait_for(lambda: _listens(host, host.ipv4, API_PORT), HANG_S, "does not listen")
+        process.wait_for(lambda: _listens(host, address, API_PORT), HANG_S, "does not listen")
         self.api_servers[host.name] = process
 
     def prepare(self, host: Host, **more: object) -> subprocess.CompletedProcess[str]:
@@ -92,18 +93,18 @@ class Balanced:
         for host in chosen:
             self.daemons[host.name].wait_for(host.is_ready, HANG_S, "/readyz does not say 200")
 
-    def requests(self) -> Client:
+    def requests(self, port: int = PORT) -> Client:
         """A client that asks again and again through the VIP."""
-        return self._client("request")
+        return self._client("request", port)
 
-    def watch(self) -> Client:
+    def watch(self, port: int = PORT) -> Client:
         """A client with a silent watch through the VIP."""
-        return self._client("follow")
+        return self._client("follow", port)
 
-    def _client(self, role: str) -> Client:
+    def _client(self, role: str, port: int) -> Client:
         address = str(self.lab.vip_address)
         process = self.lab.client.popen(
-            (*PYTHON, role, address, str(PORT), str(self.certificates)), name=role
+            (*PYTHON, role, address, str(port), str(self.certificates)), name=role
         )
         return Client(process)
 

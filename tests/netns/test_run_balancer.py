@@ -6,8 +6,12 @@ With real API servers it is tests/e2e's. What is asserted is order and outcome, 
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,14 +99,18 @@ def test_the_vip_follows_the_balancer(make: Callable[..., Balanced]) -> None:
     daemon = it.daemons[first.name]
     daemon.wait_for(lambda: "recovered" in str(reasons(daemon, "check")), HANG_S, "unhealthy still")
     ended = _watches_ended(it)
+    # As a pod ends: both are told at once.
+    os.kill(it.haproxies[second.name].pid, signal.SIGUSR1)
     it.daemons[second.name].stop()
     lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
     watch.wait_for_watch(3)
-    it.haproxies[second.name].wait_for(
+    watch.process.wait_for(
         lambda: _watches_ended(it) > ended, HANG_S, "the API server's end of the watch is open"
     )
+    assert it.haproxies[second.name].wait(HANG_S) == 0
 
     gone_at = first.power_off()
+    it.run_haproxy(second)
     it.hold(second)
     lab.watch.wait_for_holder(lab.vip_address, second.name, timeout_s=HANG_S)
     again_at = now()
@@ -238,3 +246,60 @@ def test_the_port_of_the_api_server_at_the_vip_alone(make: Callable[..., Balance
     it.start(load_balancer_bind="vip", load_balancer_port=API_PORT)
     lab.watch.wait_for_holder(lab.vip_address, host.name, timeout_s=HANG_S)
     assert healthy(host) == {host.name}
+
+
+def test_the_redirect_of_the_documentation(make: Callable[..., Balanced]) -> None:
+    """Clients of VIP:6443 get to the balancer, though an API server listens on all addresses."""
+    it = make(hosts=2)
+    lab = it.lab
+    first, second = lab.hosts
+    document = (Path(__file__).parents[2] / "docs" / "load-balancer.md").read_text()
+    for host in lab.hosts:
+        for command in re.findall(r"^nft .*$", document, re.MULTILINE):
+            host.run(("sh", "-c", command.replace("192.168.1.100", str(lab.vip_address))))
+    it.serve(first, "0.0.0.0")
+    it.serve(second)
+    listed = {"load_balancer_backends": f"h2 {second.ipv4}:{API_PORT}"}
+    for host in lab.hosts:
+        it.balance(host, **listed)
+    daemon = it.hold(first, **listed)
+    daemon.wait_for(first.is_ready, HANG_S, "is not ready")
+    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    client, watch = it.requests(API_PORT), it.watch(API_PORT)
+    client.wait_for(10, 0.0)
+    assert {line["server"] for line in client.lines()} == {"h2"}
+    watch.wait_for_watch(1)
+    it.hold(second, **listed).wait_for(second.is_ready, HANG_S, "is not ready")
+    # Where the VIP leaves, what came by the redirect ends too.
+    daemon.stop()
+    watch.wait_for_watch(2)
+
+
+def test_a_list_in_the_file_changes_what_runs(make: Callable[..., Balanced]) -> None:
+    """Backends at once; what HAProxy starts with only then, and the log says so."""
+    it = make(hosts=1)
+    lab = it.lab
+    (host,) = lab.hosts
+    it.serve(host)
+    it.serve(lab.client)
+    settings = it.settings(host)
+    del settings["load_balancer_backends"]
+    file = lab.directory / "havip.yaml"
+
+    def listing(*backends: str, port: int) -> None:
+        listed = ", ".join(backends)
+        file.write_text(f"loadBalancerBackends: {listed}\nloadBalancerPort: {port}\n")
+
+    own = f"own {host.ipv4}:{API_PORT}"
+    other = f"other {lab.client.ipv4}:{API_PORT}"
+    listing(own, port=PORT)
+    assert it.prepare(host, load_balancer_backends=f"own {host.ipv4}:{API_PORT}").returncode == 0
+    it.run_haproxy(host)
+    daemon = host.havip(args=(f"--config={file}",), **settings)
+    process = balancer(host)["process"]
+    listing(own, other, port=7443)
+    daemon.wait_for(lambda: healthy(host) == {"own", "other"}, HANG_S, "does not add it")
+    assert balancer(host)["process"] == process
+    assert balancer(host)["port"] == PORT
+    daemon.wait_for_log("loadBalancerPort takes effect once HAProxy and havip are restarted")
+    assert "other" in (it.directory(host) / "haproxy.cfg").read_text()
