@@ -11,8 +11,9 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from havip.netlab import Host, LabError
 
@@ -76,15 +77,24 @@ class ServiceManager:
     Args:
         unit: the text of the unit.
         files: more files of the host, by their paths, each with mode 0600.
+        units: units that this one wants, by their names.
     """
 
-    def __init__(self, host: Host, directory: Path, unit: str, files: dict[str, str]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        unit: str,
+        files: dict[str, str],
+        units: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.host = host
         self._root = directory / "root"
         for name in ("root", "memory"):
             (directory / name).mkdir()
-        self._put(directory, "/etc/systemd/system/havip.service", unit)
-        self._put(directory, "/etc/systemd/system/havip.service.d/test.conf", _DROP_IN)
+        for name, text in {"havip": unit, **units}.items():
+            self._put(directory, f"/etc/systemd/system/{name}.service", text)
+            self._put(directory, f"/etc/systemd/system/{name}.service.d/test.conf", _DROP_IN)
         self._put(directory, "/etc/systemd/system/test.target", _TARGET)
         self._put(
             directory, PROGRAM, _HAVIP.format(python=Path(sys.executable).resolve().name), 0o755
@@ -144,9 +154,9 @@ class ServiceManager:
             raise LabError(f"systemctl {' '.join(words)}: {done.stderr}\n{self.log()}")
         return done.stdout
 
-    def show(self, name: str) -> str:
-        """One property of the unit; empty as long as systemd does not answer."""
-        return self.systemctl("show", "--value", f"--property={name}", "havip", check=False).strip()
+    def show(self, name: str, unit: str = "havip") -> str:
+        """One property of a unit; empty as long as systemd does not answer."""
+        return self.systemctl("show", "--value", f"--property={name}", unit, check=False).strip()
 
     @property
     def main_pid(self) -> int:
