@@ -60,20 +60,26 @@ class ControlPlane:
 
     def start_api(self) -> None:
         """etcd and the API server alone: objects, and nobody who acts upon them."""
-        self._start_etcd()
+        self.start_etcd()
         self.api_server = self.start_api_server()
 
-    def start_api_server(self) -> Process:
-        """Start it, again if it was stopped; returns once `/readyz` says so."""
+    def start_api_server(self, host: Host | None = None) -> Process:
+        """Start it, again if it was stopped; returns once `/readyz` says so.
+
+        Args:
+            host: one of the nodes, for one more API server of the same cluster.
+        """
+        host = host or self.host
         pki = self.authority.path
         process = self._start(
             "kube-apiserver",
-            advertise_address=self.host.ipv4,
+            host,
+            advertise_address=host.ipv4,
             allow_privileged="true",
             authorization_mode="Node,RBAC",
             client_ca_file=pki("ca.crt"),
             enable_admission_plugins="NodeRestriction",
-            etcd_servers="http://127.0.0.1:2379",
+            etcd_servers=f"http://{self.host.ipv4}:2379",
             kubelet_certificate_authority=pki("ca.crt"),
             kubelet_client_certificate=pki("api-server-client.crt"),
             kubelet_client_key=pki("api-server-client.key"),
@@ -86,17 +92,16 @@ class ControlPlane:
             tls_cert_file=pki("api-server.crt"),
             tls_private_key_file=pki("api-server.key"),
         )
-        process.wait_for(self.is_ready, START_S, "/readyz does not say ok")
+        process.wait_for(lambda: self.is_ready(host), START_S, "/readyz does not say ok")
         return process
 
-    def is_ready(self) -> bool:
+    def is_ready(self, host: Host | None = None) -> bool:
         """Whether `/readyz` says ok to somebody whom it does not know."""
+        host = host or self.host
         context = ssl.create_default_context(cafile=self.authority.path("ca.crt"))
         connection = http.client.HTTPConnection("127.0.0.1", 6443, timeout=3)
         try:
-            plain = inside(
-                self.host.namespace, lambda: socket.create_connection(("127.0.0.1", 6443), 3)
-            )
+            plain = inside(host.namespace, lambda: socket.create_connection(("127.0.0.1", 6443), 3))
             connection.sock = context.wrap_socket(plain, server_hostname="kubernetes")
             with contextlib.closing(connection):
                 connection.request("GET", "/readyz")
@@ -122,6 +127,7 @@ class ControlPlane:
         addresses = (
             *("IP:127.0.0.1", f"IP:{SERVICE_HOST}"),
             *(f"IP:{self.host.ipv4}", f"IP:{vip}"),
+            *(f"IP:{node.ipv4}" for node in nodes),
         )
         names = ("", ".default", ".default.svc", ".default.svc.cluster.local")
         issue(
@@ -138,10 +144,13 @@ class ControlPlane:
             issue(node.name, f"system:node:{node.name}", "system:nodes", named)
         self.authority.key_pair("service-accounts")
 
-    def _start_etcd(self) -> None:
+    def start_etcd(self) -> None:
+        """Returns once it is healthy."""
         etcd = self._start(
             "etcd",
             data_dir=self.directory / "etcd",
+            listen_client_urls="http://0.0.0.0:2379",
+            advertise_client_urls=f"http://{self.host.ipv4}:2379",
             # It lives as long as the test: nothing to keep safe from a power cut.
             unsafe_no_fsync="true",
         )
@@ -153,9 +162,9 @@ class ControlPlane:
         except (OSError, http.client.HTTPException):
             return False
 
-    def _start(self, program: str, **flags: object) -> Process:
+    def _start(self, program: str, host: Host | None = None, **flags: object) -> Process:
         path = self._binaries / program
         if not path.exists():
             raise LabError(f"{path} is missing: run `make tools`")
         told = (f"--{name.replace('_', '-')}={value}" for name, value in flags.items())
-        return self.host.popen((str(path), *told))
+        return (host or self.host).popen((str(path), *told))
