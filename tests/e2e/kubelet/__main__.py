@@ -15,7 +15,7 @@ Node authorizer and NodeRestriction hold for it.
 - It probes, restarts, stops (preStop, SIGTERM, grace, SIGKILL) and reports status and readiness.
 
 What it cannot do it refuses, as the pod's status says: pods with a network of their own, init
-containers, other kinds of volumes and probes.
+containers that go on running, other kinds of volumes and probes.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class Spec:
         spec = self._pod["spec"]
         if not spec.get("hostNetwork"):
             raise UnsupportedError("a pod with a network of its own needs a CNI: set hostNetwork")
-        if spec.get("initContainers"):
-            raise UnsupportedError("init containers")
+        if any("restartPolicy" in each for each in spec.get("initContainers", ())):
+            raise UnsupportedError("init containers that go on running")
         for container in spec["containers"]:
             for mount in container.get("volumeMounts", ()):
                 if "subPath" in mount or "subPathExpr" in mount:
@@ -238,6 +238,8 @@ class Spec:
             elif "emptyDir" in volume:
                 path = self._directory / volume["name"]
                 path.mkdir(parents=True, exist_ok=True)
+                # As a kubelet: whoever the containers are, they write there.
+                path.chmod(0o777)
                 source = {"path": str(path), "type": "Directory"}
                 volumes.append({"name": volume["name"], "hostPath": source})
             elif volume["hostPath"].get("type") == "DirectoryOrCreate":
@@ -248,19 +250,8 @@ class Spec:
                 volumes.append({"name": volume["name"], "hostPath": source})
             else:
                 volumes.append(volume)
-        kept = ("name", "image", "imagePullPolicy", "workingDir", "resources")
-        containers = []
-        for container in spec["containers"]:
-            told = {key: container[key] for key in kept if key in container}
-            environment = await self._environment(container)
-            told["env"] = [{"name": name, "value": text} for name, text in environment.items()]
-            for words in ("command", "args"):
-                if words in container:
-                    told[words] = [_expanded(word, environment) for word in container[words]]
-            told["securityContext"] = self._security(container)
-            # On the node's own network a port needs no forwarding.
-            told["volumeMounts"] = container.get("volumeMounts", [])
-            containers.append(told)
+        initial = [await self._container(each) for each in spec.get("initContainers", ())]
+        containers = [await self._container(each) for each in spec["containers"]]
         return {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -271,11 +262,26 @@ class Spec:
                 "hostname": self._place.name,
                 # Restarts are this program's, which counts them.
                 "restartPolicy": "Never",
+                # Podman runs them one after the other, and no other container unless all succeed.
+                "initContainers": initial,
                 "containers": containers,
                 "volumes": volumes,
                 "securityContext": spec.get("securityContext", {}),
             },
         }
+
+    async def _container(self, container: Json) -> Json:
+        kept = ("name", "image", "imagePullPolicy", "workingDir", "resources")
+        told = {key: container[key] for key in kept if key in container}
+        environment = await self._environment(container)
+        told["env"] = [{"name": name, "value": text} for name, text in environment.items()]
+        for words in ("command", "args"):
+            if words in container:
+                told[words] = [_expanded(word, environment) for word in container[words]]
+        told["securityContext"] = self._security(container)
+        # On the node's own network a port needs no forwarding.
+        told["volumeMounts"] = container.get("volumeMounts", [])
+        return told
 
     def _security(self, container: Json) -> Json:
         """A container's security context, which takes from the pod's what it leaves open."""
