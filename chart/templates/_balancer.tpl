@@ -109,7 +109,7 @@ loadBalancerBackends {{ $text }}: is no backend: a name of letters, digits, dots
 {{- else }}
 {{- $same := printf "%s port %d" (include "havip.sameAddress" $address) (atoi $port) }}
 {{- $kind := include "havip.reservedKind" (include "havip.sameAddress" $address | splitList ",") }}
-{{- if has $kind (list "the unspecified address" "a multicast address" "the broadcast address") }}
+{{- if has $kind (list "the unspecified address" "a multicast address" "the broadcast address" "an IPv4 address mapped into IPv6 (RFC 4291 §2.5.5.2)") }}
 loadBalancerBackends {{ $text }}: is at no unicast address; write the API server's own address, with its port
 {{- end }}
 {{- if hasKey $places $same }}

@@ -54,12 +54,14 @@ class BalancerHand:
         self._waiting.append(action)
         if self.changing is None or self.changing.done():
             self.changing = asyncio.get_running_loop().create_task(self._change())
+            self.changing.add_done_callback(_raise)
 
     def keep(self, action: KeepBackends) -> None:
         """By a thread: a disk may take its time."""
         self._kept = action
         if self.writing is None or self.writing.done():
             self.writing = asyncio.get_running_loop().create_task(self._write())
+            self.writing.add_done_callback(_raise)
 
     async def close(self) -> None:
         for task in (self.changing, self.writing):
@@ -113,6 +115,12 @@ class BalancerHand:
                         message=error.strerror or str(error),
                     )
                 )
+
+
+def _raise(task: asyncio.Task[None]) -> None:
+    """What nobody thought of reaches the loop's exception handler, which ends the process."""
+    if not task.cancelled():
+        task.result()
 
 
 def write_backends(config: BalancerConfig, backends: Collection[Backend]) -> None:

@@ -290,7 +290,8 @@ def _backend(text: str) -> Backend:
             text,
         )
     address = ip_address(place.host)
-    if address.is_unspecified or address.is_multicast or address == _BROADCAST:
+    is_nobodys = address == _BROADCAST or address in _MAPPED
+    if address.is_unspecified or address.is_multicast or is_nobodys:
         raise refusal(
             "is at no unicast address", "write the API server's own address, with its port", text
         )
