@@ -163,6 +163,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff, "pause_s", lambda _self: 0.01)
     monkeypatch.setattr("havip.core.publish.SPACING_S", 0.01)
     monkeypatch.setattr("havip.core.publish.RELEASE_AFTER_S", 0.05)
+    monkeypatch.setattr("havip.core.publish.SHOW_AFTER_S", 0.01)
 
 
 def test_a_holder_is_written_into_the_lease_of_the_chart(certificates: Any) -> None:
@@ -201,7 +202,7 @@ def test_a_lease_that_somebody_else_wrote_meanwhile_is_read_anew(certificates: A
         server.answers = [server.ok(of_chart()), status(409)]
         async with desk(certificates, server, SHOWN) as d:
             d.record.note(moved(State.ACTIVE), UTC_S)
-            await server.until(lambda: len(server.requests) == 4)
+            await server.until(lambda: len(server.requests) >= 4)
         return server
 
     server = asyncio.run(main())
@@ -237,7 +238,7 @@ def test_an_end_does_not_wait_long_for_a_server_that_hangs(certificates: Any) ->
         server.answers = [None] * 100
         async with desk(certificates, server, SHOWN, shows_events=True, shows_label=True) as d:
             d.record.note(moved(State.ACTIVE), UTC_S)
-            await server.until(lambda: len(server.requests) == 3)
+            await server.until(lambda: len(server.requests) >= 3)
             loop = asyncio.get_running_loop()
             began_at = loop.time()
             await d.record.finish()
@@ -254,7 +255,7 @@ def test_last_words_that_are_refused_concern_nobody(certificates: Any) -> None:
         server = ApiServer(of_chart())
         async with desk(certificates, server, SHOWN, shows_events=True, shows_label=True) as d:
             d.record.note(moved(State.ACTIVE), UTC_S)
-            await server.until(lambda: len(server.requests) == 4)
+            await server.until(lambda: {("PUT", LEASE), ("POST", EVENTS)} <= {*server.asked})
             server.answers = [status(403)] * 100
             d.record.note(moved(State.INITIALIZE, State.ACTIVE, Reason.STOPPED), UTC_S)
             await d.record.finish()
@@ -300,7 +301,7 @@ def test_an_event_whose_answer_was_lost_is_not_sent_twice(certificates: Any) -> 
         async with desk(certificates, server, shows_events=True) as d:
             d.record.note(moved(State.ACTIVE), UTC_S)
             d.record.note(moved(State.BACKUP), UTC_S + 1)
-            await server.until(lambda: len(server.requests) == 3)
+            await server.until(lambda: len(server.requests) >= 3)
             return d
 
     d = asyncio.run(main())
@@ -317,7 +318,7 @@ def test_an_event_that_is_no_good_does_not_hold_up_the_next(certificates: Any, c
         async with desk(certificates, server, shows_events=True) as d:
             d.record.note(moved(State.ACTIVE), UTC_S)
             d.record.note(moved(State.BACKUP), UTC_S + 1)
-            await server.until(lambda: len(server.requests) == 2)
+            await server.until(lambda: len(server.requests) >= 2)
             return d
 
     d = asyncio.run(main())
@@ -329,9 +330,9 @@ def test_the_label_comes_and_goes(certificates: Any) -> None:
     async def main() -> ApiServer:
         server = ApiServer()
         async with desk(certificates, server, shows_label=True) as d:
-            await server.until(lambda: len(server.requests) == 1)
+            await server.until(lambda: len(server.requests) >= 1)
             d.record.note(moved(State.ACTIVE), UTC_S)
-            await server.until(lambda: len(server.requests) == 2)
+            await server.until(lambda: len(server.requests) >= 2)
             await d.record.finish()
         return server
 

@@ -32,6 +32,8 @@ RELABEL_S: Final = 60.0
 """A Node that was registered anew has lost its labels."""
 SPACING_S: Final = 1.0
 """From one call for an object to the next, and from Event to Event."""
+SHOW_AFTER_S: Final = 0.5
+"""A move has the loop for itself: three TLS handshakes take longer than its announcements allow."""
 RELEASE_AFTER_S: Final = 2.0
 """By then a successor has written its own name over that of who held before."""
 QUEUE: Final = 50
@@ -185,6 +187,8 @@ class Publisher:
         holds = report.state is State.ACTIVE
         since_us = (held or at_us) if holds else None
         if self._config.shows_events:
+            if not self._events:
+                self._event_sign.hasten(now, SHOW_AFTER_S)
             self._tell(at_us, report)
         is_news = report.router not in self._since or since_us != held
         self._since[report.router] = since_us
@@ -192,9 +196,9 @@ class Publisher:
             return
         for sign in self._holders.values():
             if sign.router == report.router:
-                sign.hasten(now, 0.0 if holds else RELEASE_AFTER_S)
+                sign.hasten(now, SHOW_AFTER_S if holds else RELEASE_AFTER_S)
         if self._labels:
-            self._label_sign.hasten(now)
+            self._label_sign.hasten(now, SHOW_AFTER_S)
 
     @property
     def wake_at(self) -> float:
