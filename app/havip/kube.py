@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -28,6 +29,10 @@ ANSWER_LIMIT = 1 << 19
 """Bytes of an answer, and of one event of a watch. JSON of this size takes 3 ms to read."""
 _VALUES_LIMIT = 20_000
 """Values in an answer: half a megabyte of empty lists would take 70 ms to read."""
+_DEPTH_LIMIT = 64
+"""Of objects within objects: what is written again must not be too deep for `json.dumps`."""
+_WHOLE_NUMBERS = range(-(2**63), 2**63)
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 _MESSAGE_LIMIT = 200
 _OPENING_S = 10.0
 """Within which the answer to a watch has to begin."""
@@ -291,8 +296,8 @@ class KubeApi:
         found: object = None
         if sum(map(body.count, (b",", b"[", b"{"))) <= _VALUES_LIMIT:
             with suppress(ValueError, RecursionError):
-                found = json.loads(body)
-        if not isinstance(found, dict):
+                found = json.loads(body.decode())
+        if not isinstance(found, dict) or not _is_sensible(found):
             raise self._failed(
                 ProbeResult.MALFORMED,
                 "the answer is no JSON object of a sensible size: is it an API server's?",
@@ -306,6 +311,34 @@ class KubeApi:
 
     def _failed(self, result: ProbeResult, detail: str) -> KubeError:
         return KubeError(result, self._credentials.shown(detail))
+
+
+def _is_sensible(found: object) -> bool:
+    """Whether all of it can be counted with, written again, and put into a URL or a log.
+
+    Python reads more than an API server says: numbers of thousands of digits, which it cannot
+    write, NaN, halves of surrogate pairs, which have no UTF-8.
+    """
+    level = [found]
+    for _ in range(_DEPTH_LIMIT):
+        following: list[object] = []
+        for each in level:
+            match each:
+                case dict():
+                    following += each
+                    following += each.values()
+                case list():
+                    following += each
+                case str() if not each.isascii() and _HALF_A_CHARACTER.search(each):
+                    return False
+                case int() if each not in _WHOLE_NUMBERS:
+                    return False
+                case float() if not math.isfinite(each):
+                    return False
+        if not following:
+            return True
+        level = following
+    return False
 
 
 def judge(status: int, body: bytes, credentials: Credentials, method: str, path: str) -> Outcome:

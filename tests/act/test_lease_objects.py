@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from havip.act.lease import HOLDER_MAC, Leases, decode, encode
 from havip.core.actions import ReadLease, WriteLease
 from havip.core.events import LeaseFailed, LeaseRead, LeaseWritten, ProbeResult
 from havip.core.lease import LATEST_US
-from havip.core.record import LeaseRecord
+from havip.core.record import MOST, LeaseRecord
 from havip.kube import KubeApi, KubeError
 
 KEY = ("kube-system", "havip-10")
@@ -88,7 +90,22 @@ def with_metadata(**changes: object) -> dict[str, Any]:
         pytest.param({**OBJECT, "spec": []}, None, id="spec is a list"),
         pytest.param(with_spec(holderIdentity=["a"]), None, id="holder is a list"),
         pytest.param(with_spec(leaseDurationSeconds="15"), None, id="duration is text"),
+        pytest.param(with_spec(leaseDurationSeconds=True), None, id="duration is true"),
+        pytest.param(with_spec(leaseDurationSeconds=-1), None, id="duration is negative"),
+        pytest.param(with_spec(leaseDurationSeconds=10**400), None, id="duration is endless"),
+        pytest.param(with_spec(leaseDurationSeconds=15.0), None, id="duration is a fraction"),
+        pytest.param(with_spec(leaseTransitions=2**31), None, id="transitions of 33 bits"),
+        pytest.param(with_spec(leaseTransitions=10**4299), None, id="transitions of 4300 digits"),
+        pytest.param(
+            with_spec(leaseTransitions=MOST),
+            replace(RECORD, transitions=MOST),
+            id="many transitions",
+        ),
         pytest.param(with_spec(renewTime="yesterday"), None, id="no time"),
+        pytest.param(with_spec(renewTime="1969-12-31T23:59:59Z"), None, id="before 1970"),
+        pytest.param(
+            with_spec(acquireTime="9999-12-31T23:59:59-01:00"), None, id="after 9999 in UTC"
+        ),
         pytest.param(with_spec(renewTime="2023-11-14T22:13:22"), None, id="time of no zone"),
         pytest.param(with_spec(renewTime={}), None, id="time is a mapping"),
     ],
@@ -107,7 +124,7 @@ records = st.builds(
     duration_s=st.integers(1, 3600),
     acquired_us=st.integers(0, LATEST_US + 1),
     renewed_us=st.integers(0, LATEST_US + 1),
-    transitions=st.integers(0, 2**31 - 1),
+    transitions=st.integers(0, MOST),
     is_offered=st.booleans(),
     asked_by=st.text(max_size=40),
     version=st.sampled_from(["", "7"]),
@@ -122,8 +139,12 @@ def test_a_record_survives_the_way_there_and_back(record: LeaseRecord) -> None:
     assert decode(written) == record
 
 
+numbers = st.integers() | st.sampled_from([-1, MOST, MOST + 1, 10**400, 10**4299])
+times = st.datetimes(
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=23)), timezone(timedelta(hours=-23))])
+).map(datetime.isoformat)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    st.none() | st.booleans() | numbers | st.floats() | st.text(max_size=9) | times,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
@@ -136,10 +157,27 @@ values = st.recursive(
 )
 
 
-@given(lease=st.dictionaries(st.sampled_from([*OBJECT]), values))
+leases = st.fixed_dictionaries(
+    {
+        "metadata": st.fixed_dictionaries(
+            {"resourceVersion": st.just("7")}, optional={"annotations": values, "labels": values}
+        ),
+        "spec": st.fixed_dictionaries({}, optional=dict.fromkeys(OBJECT["spec"], values)),
+    }
+)
+
+
+@given(lease=st.dictionaries(st.sampled_from([*OBJECT]), values) | leases)
 def test_no_object_raises(lease: dict[str, Any]) -> None:
+    """Neither when it is read, nor when the next holder writes over it."""
     found = decode(lease)
-    assert found is None or found.version
+    if found is None:
+        return
+    assert found.version
+    again = replace(found, transitions=min(found.transitions + 1, MOST))
+    written = encode(again, KEY, onto=lease)
+    assert decode(written) == again
+    json.dumps(written)
 
 
 def test_what_others_wrote_stays() -> None:

@@ -16,7 +16,7 @@ from havip.core.events import LeaseFailed, LeaseRead, LeaseWritten, ProbeResult
 from havip.core.lease import LATEST_US, Lease
 from havip.core.outbox import Outbox
 from havip.core.reasons import Reason
-from havip.core.record import LeaseRecord
+from havip.core.record import MOST, LeaseRecord
 from havip.core.timers import OUTLIVES_S
 
 CONFIG = LeaseConfig(namespace="kube-system", name="havip-10")
@@ -173,6 +173,7 @@ def test_a_first_claim() -> None:
         pytest.param(THEIRS, 4, id="another's"),
         pytest.param(RELEASED, 4, id="released"),
         pytest.param(MINE, 3, id="its own"),
+        pytest.param(replace(THEIRS, transitions=MOST), MOST, id="as often as there are numbers"),
     ],
 )
 def test_transitions_are_kept_as_client_go_keeps_them(

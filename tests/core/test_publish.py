@@ -28,7 +28,7 @@ from havip.core.publish import (
     record_of,
 )
 from havip.core.reasons import Reason, State
-from havip.core.record import LeaseRecord
+from havip.core.record import MOST, LeaseRecord
 
 KEY = ("kube-system", "havip-10")
 LABEL = "havip.io/holder-10"
@@ -261,6 +261,7 @@ LET_GO = ShowHolder(key=KEY, since_us=None)
     [
         pytest.param(None, 0, id="none: it is made"),
         pytest.param(replace(OTHER, holder="", transitions=0), 1, id="empty, as a chart makes it"),
+        pytest.param(replace(OTHER, transitions=MOST), MOST, id="as often as there are numbers"),
         pytest.param(OTHER, 8, id="another's: the wire has decided"),
         pytest.param(replace(OTHER, holder="a"), 7, id="this node's own"),
     ],

@@ -232,7 +232,27 @@ def test_whose_token_it_is_stands_in_the_token(certificates):
         pytest.param(status(200, b"[1]"), ProbeResult.MALFORMED, id="no object"),
         pytest.param(status(200, b"[" * 9000), ProbeResult.MALFORMED, id="nested too deeply"),
         pytest.param(
+            status(200, b'{"a":' * 100 + b"1" + b"}" * 100),
+            ProbeResult.MALFORMED,
+            id="nested too deeply to be written again",
+        ),
+        pytest.param(
             status(200, b"[" + b"[]," * 90000 + b"[]]"), ProbeResult.MALFORMED, id="many values"
+        ),
+        pytest.param(
+            status(200, b'{"a":[' + b"9" * 4300 + b"]}"), ProbeResult.MALFORMED, id="4300 digits"
+        ),
+        pytest.param(
+            status(200, b'{"a":{"b":9223372036854775808}}'), ProbeResult.MALFORMED, id="65 bits"
+        ),
+        pytest.param(status(200, b'{"a":1e400}'), ProbeResult.MALFORMED, id="infinite"),
+        pytest.param(status(200, b'{"a":NaN}'), ProbeResult.MALFORMED, id="no number"),
+        pytest.param(status(200, b'{"a":"\\ud800"}'), ProbeResult.MALFORMED, id="half a character"),
+        pytest.param(
+            status(200, b'{"\\udfff":1}'), ProbeResult.MALFORMED, id="half a character as a key"
+        ),
+        pytest.param(
+            status(200, b'{"a":"\xed\xa0\x80"}'), ProbeResult.MALFORMED, id="half of one, no UTF-8"
         ),
         pytest.param(
             status(200, b'{"a":"' + b"x" * ANSWER_LIMIT + b'"}'), ProbeResult.MALFORMED, id="huge"
@@ -261,6 +281,11 @@ def test_an_answer_that_is_none(raw, result, certificates):
 
 def test_the_largest_answer_is_read(certificates):
     body = {"a": "x" * (ANSWER_LIMIT - 9)}
+    assert run(certificates, get, answering_tls(answer(body))) == body
+
+
+def test_numbers_and_texts_that_an_api_server_says_are_read(certificates):
+    body = {"a": [2**63 - 1, -(2**63), True, 0.5, None], "b": {"ä": "\N{GRINNING FACE}\n"}}
     assert run(certificates, get, answering_tls(answer(body))) == body
 
 
@@ -507,6 +532,13 @@ def test_a_watch(certificates):
         pytest.param(chunked(b"nonsense\n"), ProbeResult.MALFORMED, None, "JSON", id="no JSON"),
         pytest.param(
             chunked(b"x" * (ANSWER_LIMIT + 1)), ProbeResult.MALFORMED, None, "longer", id="no end"
+        ),
+        pytest.param(
+            chunked(event("MODIFIED", a=10**400)),
+            ProbeResult.MALFORMED,
+            None,
+            "sensible",
+            id="huge",
         ),
         pytest.param(chunked(b'{"type"'), ProbeResult.MALFORMED, None, "HTTP", id="half"),
         pytest.param(

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from havip.core.actions import ReadLease, WriteLease
 from havip.core.events import LeaseFailed, LeaseRead, LeaseWritten, ProbeResult
-from havip.core.record import LeaseRecord
+from havip.core.lease import LATEST_US
+from havip.core.record import MOST, LeaseRecord
 from havip.kube import KubeApi, KubeError
 
 HOLDER_MAC: Final = "havip/holder-mac"
@@ -112,7 +113,7 @@ def path_of(namespace: str, name: str = "") -> str:
 
 
 def decode(lease: Mapping[str, Any]) -> LeaseRecord | None:
-    """What a Lease says; None if it is none.
+    """What a Lease says; None if it is none, or says what no API server takes.
 
     A field that is missing means nobody, never, or zero, as in client-go.
     """
@@ -129,7 +130,7 @@ def decode(lease: Mapping[str, Any]) -> LeaseRecord | None:
         and version
         and isinstance(holder, str)
         and isinstance(annotations, dict)
-        and all(isinstance(number, int) for number in numbers)
+        and all(type(number) is int and 0 <= number <= MOST for number in numbers)
     ):
         return None
     if times[0] is None or times[1] is None:
@@ -198,13 +199,17 @@ def _malformed(request: Request) -> LeaseFailed:
 
 
 def _microseconds(text: object) -> int | None:
-    """A MicroTime (RFC 3339) since the epoch; 0 if there is none, None if it is no time."""
+    """A MicroTime (RFC 3339) since the epoch; 0 if there is none, None if it is no time.
+
+    Nor is one that `micro_time` could not write again: before 1970, or after 9999 in UTC.
+    """
     if text is None:
         return 0
     try:
-        return (datetime.fromisoformat(str(text)) - _EPOCH) // timedelta(microseconds=1)
+        us = (datetime.fromisoformat(str(text)) - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, TypeError, OverflowError):
         return None
+    return us if 0 <= us <= LATEST_US + 1 else None
 
 
 def micro_time(us: int) -> str:

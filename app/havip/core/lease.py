@@ -36,7 +36,7 @@ from havip.core.config import LeaseConfig
 from havip.core.events import LeaseFailed, LeaseRead, LeaseWritten
 from havip.core.outbox import Outbox
 from havip.core.reasons import Reason
-from havip.core.record import LeaseRecord
+from havip.core.record import MOST, LeaseRecord
 from havip.core.view import LeaseView
 
 JITTER: Final = 0.2
@@ -395,7 +395,7 @@ class Lease:
             duration_s=self.config.duration_s,
             acquired_us=old.acquired_us if old is not None and is_same else us,
             renewed_us=us,
-            transitions=0 if old is None else old.transitions + (not is_same),
+            transitions=0 if old is None else min(old.transitions + (not is_same), MOST),
             is_offered=self.offers,
             version=self._version,
         )

@@ -22,7 +22,7 @@ from havip.core.actions import Report, Topic
 from havip.core.backoff import Backoff
 from havip.core.config import NodeConfig, RouterConfig
 from havip.core.reasons import WARNINGS, State
-from havip.core.record import LeaseRecord
+from havip.core.record import MOST, LeaseRecord
 
 RENEW_S: Final = 10.0
 """A kubelet renews the Lease of its node as often."""
@@ -359,7 +359,7 @@ def record_of(
         return replace(
             found, holder="", holder_mac=b"", duration_s=1, acquired_us=now_us, renewed_us=now_us
         )
-    transitions = 0 if found is None else found.transitions + (not is_mine)
+    transitions = 0 if found is None else min(found.transitions + (not is_mine), MOST)
     return LeaseRecord(
         holder=identity,
         holder_mac=b"",

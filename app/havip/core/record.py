@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+MOST: Final = 2**31 - 1
+"""Of its numbers, which are of 32 bits with sign; one that is less than 0 is none either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +28,7 @@ class LeaseRecord:
     renewed_us: int
     """`renewTime`. Never compared with a clock: each renewal only has to differ from the last."""
     transitions: int
-    """`leaseTransitions`: how often the holder has changed."""
+    """`leaseTransitions`: how often the holder has changed, up to `MOST`."""
     is_offered: bool = False
     """An annotation: the holder is about to leave, and gives way to whoever asks."""
     asked_by: str = ""
