@@ -287,7 +287,8 @@ class KubeApi:
             raise self._failed(ProbeResult.MALFORMED, "an event of the watch is none")
         if event["type"] == "ERROR":
             code = content.get("code")
-            status = code if isinstance(code, int) else 500
+            # It becomes a label of `havip_kube_calls_total`, of which there are to be few.
+            status = code if isinstance(code, int) and 400 <= code <= 599 else 500
             detail = f"the watch ended: {status} {_clean(content.get('message'))}"
             raise KubeError(ProbeResult.WRONG_STATUS, self._credentials.shown(detail), status)
         return event

@@ -528,6 +528,16 @@ def test_a_watch(certificates):
         pytest.param(
             chunked(event("ERROR", code="x")), ProbeResult.WRONG_STATUS, 500, "500", id="no code"
         ),
+        pytest.param(
+            chunked(event("ERROR", code=123456)),
+            ProbeResult.WRONG_STATUS,
+            500,
+            "500",
+            id="a code that is none",
+        ),
+        pytest.param(
+            chunked(event("ERROR", code=True)), ProbeResult.WRONG_STATUS, 500, "500", id="true"
+        ),
         pytest.param(chunked(b"{}\n"), ProbeResult.MALFORMED, None, "is none", id="no event"),
         pytest.param(chunked(b"nonsense\n"), ProbeResult.MALFORMED, None, "JSON", id="no JSON"),
         pytest.param(
