@@ -146,6 +146,16 @@ def test_nodes_by_label(certificates: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("items", [[], [piece("a", "192.0.2.1")]], ids=["empty", "the same"])
+def test_a_list_without_an_end_is_none(certificates: Any, items: list[Json]) -> None:
+    """It is given up and told, and begun anew only after a pause."""
+    told, requests = follow(
+        certificates, SERVICE, *[listing(*items, more="on")] * 999, until=enough(1)
+    )
+    assert told == [PeersUnlisted(detail="Service vip/peers: the list has no end after 51 answers")]
+    assert len(requests) == 51
+
+
 @pytest.mark.parametrize(
     "address",
     [None, 7, "", "node-a", "127.0.0.1", "0.0.0.0", "224.0.0.18", "255.255.255.255", "fe80::1"],

@@ -101,7 +101,9 @@ class ListWatch(Generic[Named]):
         found: dict[str, frozenset[Named]] = {}
         query = f"?{self._query}&limit={_PAGE}"
         following = ""
-        while True:
+        # As many answers as the objects that there may be need, and as many again.
+        pages = 2 * self._limit // _PAGE
+        for _ in range(pages):
             answer = await self._api.get(self._path + query + following, timeout_s=_ASK_S)
             items, metadata = answer.get("items"), answer.get("metadata")
             if not isinstance(items, list) or not isinstance(metadata, dict):
@@ -113,6 +115,7 @@ class ListWatch(Generic[Named]):
             if not isinstance(token, str) or not token:
                 return found, quote(str(metadata.get("resourceVersion", "")), safe="")
             following = f"&continue={quote(token, safe='')}"
+        raise KubeError(ProbeResult.MALFORMED, f"the list has no end after {pages} answers")
 
     def _told(self, found: dict[str, frozenset[Named]]) -> frozenset[Named]:
         self._require_few(found)
