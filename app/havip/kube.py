@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -41,6 +41,7 @@ _OVERDUE_S = 5.0
 
 _FAILED_SUBCHECK = re.compile(rb"^\[-\]([\w./-]{1,80})", re.MULTILINE)
 _USER = r'User "(?P<user>[\w:.@/-]{1,150})" cannot '
+_NAMED = re.compile(r'[\w./-]{1,80} "(?P<name>[\w.:-]{1,253})" is forbidden: ')
 _NO_PATH = re.compile(_USER + r'(?P<verb>\w+) path "')
 _NO_RESOURCE = re.compile(
     _USER
@@ -69,16 +70,87 @@ class _Request:
     body: bytes | None = None
     content_type: str = ""
 
-    def call(self, verb: str = "") -> str:
-        """What RBAC calls it: verb and resource."""
-        parts = self.path.partition("?")[0].strip("/").split("/")
+    @property
+    def right(self) -> _Right:
+        """Who sends it needs that."""
+        return _Right.of(self.method, self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Right:
+    """What a rule of RBAC allows: a verb on a resource, or on a path that is none."""
+
+    verb: str
+    path: str = ""
+    group: str = ""
+    resource: str = ""
+    """With its subresource, as in `nodes/status`."""
+    namespace: str = ""
+    name: str = ""
+    """Of the one object; empty: it is about all, or about one that is to be made."""
+
+    @classmethod
+    def of(cls, method: str, path: str) -> _Right:
+        """The right that a request needs; the path with its query."""
+        path, _, query = path.partition("?")
+        parts = [unquote(part) for part in path.strip("/").split("/")]
         begins = {"api": 2, "apis": 3}.get(parts[0], 0)
-        if parts[begins : begins + 1] == ["namespaces"] and len(parts) > begins + 2:
+        if begins == 0 or len(parts) <= begins:
+            return cls(verb=method.lower(), path=path)
+        group = parts[1] if begins == 3 else ""
+        namespace = ""
+        if parts[begins] == "namespaces" and len(parts) > begins + 2:
+            namespace = parts[begins + 1]
             begins += 2
-        resource, *name = parts[begins:] or [""]
-        is_list = self.method == "GET" and begins > 0 and not name
-        one = {"GET": "list" if is_list else "get", "POST": "create", "PUT": "update"}
-        return f"{verb or one.get(self.method, self.method.lower())} {resource}"
+        resource, *rest = parts[begins:]
+        seeing = "get" if rest else "watch" if "watch=1" in query.split("&") else "list"
+        verb = {"GET": seeing, "POST": "create", "PUT": "update"}.get(method, method.lower())
+        return cls(
+            verb=verb,
+            group=group,
+            resource="/".join((resource, *rest[1:])),
+            namespace=namespace,
+            name=rest[0] if rest else "",
+        )
+
+    @property
+    def call(self) -> str:
+        """Verb and resource, for a metric."""
+        return f"{self.verb} {(self.resource or self.path.strip('/')).partition('/')[0]}"
+
+    @property
+    def what(self) -> str:
+        if not self.resource:
+            return f"{self.verb} {self.path}"
+        where = f" in namespace {self.namespace}" if self.namespace else ""
+        return f"{self.verb} {self._kind}{self.resource[len(self._plain) :]}{where}"
+
+    @property
+    def rule(self) -> str:
+        """The rule that grants no more than this."""
+        if not self.resource:
+            return f'nonResourceURLs ["{self.path}"], verbs ["{self.verb}"]'
+        names = f'resourceNames ["{self.name}"], ' if self.name else ""
+        about = f'apiGroups ["{self.group}"], resources ["{self.resource}"]'
+        return f'{about}, {names}verbs ["{self.verb}"]'
+
+    @property
+    def question(self) -> str:
+        """What `kubectl auth can-i` is asked."""
+        if not self.resource:
+            return f"{self.verb} {self.path}"
+        question = f"{self.verb} {self._kind}" + (f"/{self.name}" if self.name else "")
+        if subresource := self.resource.partition("/")[2]:
+            question += f" --subresource={subresource}"
+        return question + (f" --namespace={self.namespace}" if self.namespace else "")
+
+    @property
+    def _plain(self) -> str:
+        return self.resource.partition("/")[0]
+
+    @property
+    def _kind(self) -> str:
+        return f"{self._plain}.{self.group}" if self.group else self._plain
 
 
 class KubeApi:
@@ -143,7 +215,7 @@ class KubeApi:
         deadline = loop.time() + timeout_s + _OVERDUE_S
         request = _Request("GET", path)
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._observing(request.call("watch")))
+            stack.enter_context(self._observing(request.right.call))
             opening_at = min(deadline, loop.time() + _OPENING_S)
             response, attempt = await self._ask(stack, request, opening_at)
             if not response.is_success:
@@ -180,7 +252,7 @@ class KubeApi:
 
     async def _call(self, request: _Request, timeout_s: float) -> dict[str, Any]:
         deadline = asyncio.get_running_loop().time() + timeout_s
-        with self._observing(request.call()):
+        with self._observing(request.right.call):
             async with AsyncExitStack() as stack:
                 response, attempt = await self._ask(stack, request, deadline)
                 answer = await self._read(response, attempt, deadline)
@@ -306,8 +378,7 @@ class KubeApi:
         return found
 
     def _refused(self, status: int, body: bytes, request: _Request) -> KubeError:
-        path = request.path.partition("?")[0]
-        result, detail = judge(status, body, self._credentials, request.method, path)
+        result, detail = judge(status, body, self._credentials, request.method, request.path)
         return KubeError(result, self._credentials.shown(detail), status)
 
     def _failed(self, result: ProbeResult, detail: str) -> KubeError:
@@ -359,32 +430,37 @@ def judge(status: int, body: bytes, credentials: Credentials, method: str, path:
 
 
 def _explain_forbidden(body: bytes, credentials: Credentials, method: str, path: str) -> str:
-    """Which rule is missing: as the API server says, else as the token says whose it is."""
+    """Which rule is missing: as the API server says, else as request and token say."""
     message = _message(body, limit=1000)
+    right, user = _Right.of(method, path), credentials.account()
     if found := _NO_RESOURCE.search(message):
-        user, verb, group = found["user"], found["verb"], found["group"]
-        resource, _, subresource = found["resource"].partition("/")
-        namespace = found["namespace"]
-        kind = f"{resource}.{group}" if group else resource
-        where = f" in namespace {namespace}" if namespace else ""
-        rule = f'apiGroups ["{group}"], resources ["{found["resource"]}"], verbs ["{verb}"]'
-        question = f"{verb} {kind}"
-        question += f" --subresource={subresource}" if subresource else ""
-        question += f" --namespace={namespace}" if namespace else ""
-        what = f"{verb} {kind}" + (f"/{subresource}" if subresource else "") + where
-    else:
-        by_server = _NO_PATH.search(message)
-        user = by_server["user"] if by_server else credentials.account()
-        verb = by_server["verb"] if by_server else method.lower()
-        what = question = f"{verb} {path}"
-        rule = f'nonResourceURLs ["{path}"], verbs ["{verb}"]'
+        named = _NAMED.match(message)
+        user = found["user"]
+        right = _Right(
+            verb=found["verb"],
+            group=found["group"],
+            resource=found["resource"],
+            namespace=found["namespace"] or "",
+            name=named["name"] if named else "",
+        )
+    elif found := _NO_PATH.search(message):
+        user = found["user"]
+        right = _Right(verb=found["verb"], path=path.partition("?")[0])
     if not credentials.are_given or credentials.withheld or user == "system:anonymous":
-        return "HTTP 403: anonymous requests may not read this path: allow it, or give a token"
+        if right.resource:
+            return (
+                f"HTTP 403: anonymous requests may not {right.what}: give a token of an account "
+                f"with an RBAC rule {right.rule}"
+            )
+        return (
+            f"HTTP 403: anonymous requests may not {right.what}: allow it by an RBAC rule "
+            f"{right.rule}, or give a token"
+        )
     if not user:
-        return f"HTTP 403: the account may not {what}: allow it by an RBAC rule {rule}"
+        return f"HTTP 403: the account may not {right.what}: allow it by an RBAC rule {right.rule}"
     return (
-        f"HTTP 403: {user} may not {what}: allow it by an RBAC rule {rule}; "
-        f"see kubectl auth can-i {question} --as={user}"
+        f"HTTP 403: {user} may not {right.what}: allow it by an RBAC rule {right.rule}; "
+        f"see kubectl auth can-i {right.question} --as={user}"
     )
 
 

@@ -457,7 +457,8 @@ def test_a_lease_by_the_administrators_kubeconfig(place: Place) -> None:
             "GET",
             f"{LEASES}/x",
             "get leases.coordination.k8s.io in namespace kube-system: allow it by an RBAC rule "
-            'apiGroups ["coordination.k8s.io"], resources ["leases"], verbs ["get"]',
+            'apiGroups ["coordination.k8s.io"], resources ["leases"], resourceNames ["x"], verbs '
+            '["get"]',
         ),
         ("PATCH", "/api/v1/nodes/x", 'patch nodes: allow it by an RBAC rule apiGroups [""]'),
         ("PATCH", "/api/v1/nodes/x/status", "patch nodes/status: allow it by an RBAC rule"),

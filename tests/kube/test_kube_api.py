@@ -18,7 +18,8 @@ import pytest
 
 from havip.core.config import KubeAccess, Secret, TlsConfig
 from havip.core.events import ProbeResult
-from havip.kube import ANSWER_LIMIT, KubeApi, KubeError
+from havip.https import Credentials
+from havip.kube import ANSWER_LIMIT, KubeApi, KubeError, judge
 from servers import Handler, answering_tls, server_tls, serving, status
 
 HANG_S = 30.0
@@ -161,16 +162,16 @@ FORBIDDEN_STATUS = (
             ProbeResult.FORBIDDEN,
             "HTTP 403: system:serviceaccount:ns:havip may not update leases.coordination.k8s.io in "
             'namespace ns: allow it by an RBAC rule apiGroups ["coordination.k8s.io"], resources '
-            '["leases"], verbs ["update"]; see kubectl auth can-i update '
-            "leases.coordination.k8s.io --namespace=ns --as=system:serviceaccount:ns:havip",
+            '["leases"], resourceNames ["havip"], verbs ["update"]; see kubectl auth can-i update '
+            "leases.coordination.k8s.io/havip --namespace=ns --as=system:serviceaccount:ns:havip",
         ),
         (
             403,
             {"message": FORBIDDEN_STATUS},
             ProbeResult.FORBIDDEN,
             'HTTP 403: havip may not patch nodes/status: allow it by an RBAC rule apiGroups [""], '
-            'resources ["nodes/status"], verbs ["patch"]; see kubectl auth can-i patch nodes '
-            "--subresource=status --as=havip",
+            'resources ["nodes/status"], resourceNames ["a"], verbs ["patch"]; see kubectl auth '
+            "can-i patch nodes/a --subresource=status --as=havip",
         ),
         (
             403,
@@ -195,6 +196,73 @@ def test_refusals_are_explained(code, body, result, words, certificates):
     assert words in error.detail
     assert error.detail.isprintable()
     assert len(error.detail) <= 500
+
+
+_EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+_LEASE_RULE = 'apiGroups ["coordination.k8s.io"], resources ["leases"]'
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        (
+            "PUT",
+            "/apis/coordination.k8s.io/v1/namespaces/ns/leases/havip-10",
+            "update leases.coordination.k8s.io in namespace ns: {} an RBAC rule "
+            f'{_LEASE_RULE}, resourceNames ["havip-10"], verbs ["update"]',
+        ),
+        (
+            "POST",
+            "/apis/coordination.k8s.io/v1/namespaces/ns/leases",
+            "create leases.coordination.k8s.io in namespace ns: {} an RBAC rule "
+            f'{_LEASE_RULE}, verbs ["create"]',
+        ),
+        (
+            "POST",
+            _EVENTS,
+            "create events.events.k8s.io in namespace default: {} an RBAC rule "
+            'apiGroups ["events.k8s.io"], resources ["events"], verbs ["create"]',
+        ),
+        (
+            "PATCH",
+            "/api/v1/nodes/node%2Da",
+            'patch nodes: {} an RBAC rule apiGroups [""], resources ["nodes"], '
+            'resourceNames ["node-a"], verbs ["patch"]',
+        ),
+        (
+            "GET",
+            "/api/v1/nodes?labelSelector=a&watch=1",
+            'watch nodes: {} an RBAC rule apiGroups [""], resources ["nodes"], verbs ["watch"]',
+        ),
+        (
+            "GET",
+            "/api/v1/nodes?labelSelector=a",
+            'list nodes: {} an RBAC rule apiGroups [""], resources ["nodes"], verbs ["list"]',
+        ),
+        (
+            "GET",
+            "/readyz?verbose",
+            'get /readyz: allow it by an RBAC rule nonResourceURLs ["/readyz"], verbs ["get"]',
+        ),
+        (
+            "GET",
+            "/api/v1",
+            'get /api/v1: allow it by an RBAC rule nonResourceURLs ["/api/v1"], verbs ["get"]',
+        ),
+    ],
+)
+@pytest.mark.parametrize("token", [TOKEN, None], ids=["an account", "anonymous"])
+def test_the_missing_rule_is_told_also_where_the_server_does_not(method, path, words, token):
+    secret = Secret(token.encode()) if token else None
+    credentials = Credentials(TlsConfig(), token_file=None, token=secret, ca_setting="kubeCaFile")
+    result, detail = judge(403, b"no", credentials, method, path)
+    assert result is ProbeResult.FORBIDDEN
+    who, how = (
+        ("the account", "allow it by")
+        if token
+        else ("anonymous requests", "give a token of an account with")
+    )
+    assert f"HTTP 403: {who} may not {words.format(how)}" in detail
 
 
 @pytest.mark.parametrize(
