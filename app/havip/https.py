@@ -155,21 +155,16 @@ class Credentials:
         Raises:
             BadFileError: the file cannot be read, or holds no token.
         """
-        if self._token_file is None:
-            raw = self._given_token.value if self._given_token else b""
-        else:
-            key = identity(self._token_file)
-            if key == self._token_key:
-                return self._token
-            loop = asyncio.get_running_loop()
-            raw = await loop.run_in_executor(None, _token_of, self._token_file)
-            self._token_key = key
-        token = raw.decode("ascii", "replace").strip()
-        if token and not _TOKEN.fullmatch(token):
+        file = self._token_file
+        if file is None:
+            given = self._given_token
+            self._token = _token_in(given.value, "the token") if given else ""
+        elif (key := identity(file)) != self._token_key:
             self._token_key = None
-            raise BadFileError("the token holds characters that no HTTP header can carry")
-        self._token = token
-        return token
+            loop = asyncio.get_running_loop()
+            self._token = await loop.run_in_executor(None, _token_of, file)
+            self._token_key = key
+        return self._token
 
     def shown(self, detail: str) -> str:
         """A text with what people must know beside it, without the token, and not too long."""
@@ -386,8 +381,8 @@ def _client_files(tls: TlsConfig) -> Iterator[tuple[str | None, str | None]]:
             os.close(descriptor)
 
 
-def _token_of(file: str) -> bytes:
-    """What a token file holds."""
+def _token_of(file: str) -> str:
+    """The token that a file holds."""
     try:
         with open_regular(file) as opened:
             raw = opened.read(_TOKEN_LIMIT + 1)
@@ -396,7 +391,17 @@ def _token_of(file: str) -> bytes:
         raise BadFileError(f"{problem} ({_words(error)})") from None
     if len(raw) > _TOKEN_LIMIT:
         raise BadFileError(f"the token file {file} is larger than {_TOKEN_LIMIT} bytes")
-    return raw
+    return _token_in(raw, f"the token file {file}")
+
+
+def _token_in(raw: bytes, what: str) -> str:
+    token = raw.decode("ascii", "replace").strip()
+    if not token:
+        # Without one the request would be anonymous, and what is said of that a riddle.
+        raise BadFileError(f"{what} holds no token: write one into it")
+    if not _TOKEN.fullmatch(token):
+        raise BadFileError(f"{what} holds characters that no HTTP header can carry")
+    return token
 
 
 def _claims(token: str) -> dict[str, Any]:

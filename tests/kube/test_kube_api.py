@@ -417,6 +417,10 @@ def test_a_rotated_token_is_used_at_once(certificates, tmp_path):
         new.write_text("second\n")
         new.replace(file)
         await get(api)
+        for _ in range(2):
+            file.write_text(" \n")
+            with pytest.raises(KubeError, match=f"the token file {file} holds no token"):
+                await get(api)
         file.unlink()
         with pytest.raises(KubeError, match="cannot be read"):
             await get(api)

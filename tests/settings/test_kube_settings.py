@@ -31,6 +31,7 @@ def files(tmp_path: Path) -> Path:
     for name in ("ca.crt", "client.crt", "client.key", "own.crt"):
         (tmp_path / name).write_text(PEM)
     (tmp_path / "token").write_text("t0ken")
+    (tmp_path / "empty").write_text("\n")
     return tmp_path
 
 
@@ -386,6 +387,7 @@ class TestKubeconfig:
             (None, {"client-certificate-data": DATA}, "are of no use without each other"),
             (None, {"client-key": "client.key"}, "are of no use without each other"),
             (None, {"tokenFile": "missing"}, "cannot be read: No such file"),
+            (None, {"tokenFile": "empty"}, "holds no token; write one into it"),
         ],
     )
     def test_what_is_refused(

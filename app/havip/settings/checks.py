@@ -13,7 +13,7 @@ from havip.core.config import CheckConfig, TlsConfig, is_loopback, name_to_verif
 from havip.settings.errors import ConfigWarning
 from havip.settings.kube import LOCAL_API, Reach
 from havip.settings.load import Loaded
-from havip.settings.pem import require_certificate, require_readable
+from havip.settings.pem import require_certificate, require_readable, require_token
 from havip.settings.values import AUTO
 
 
@@ -102,12 +102,10 @@ def _api_check(loaded: Loaded, reach: Reach) -> tuple[CheckConfig, list[ConfigWa
     ):
         if path:
             require_certificate(name, path)
-    for name, path in (
-        ("checkKubeApiTokenFile", settings.check_kube_api_token_file),
-        ("checkKubeApiClientKeyFile", key),
-    ):
-        if path:
-            require_readable(name, path)
+    if settings.check_kube_api_token_file:
+        require_token("checkKubeApiTokenFile", settings.check_kube_api_token_file)
+    if key:
+        require_readable("checkKubeApiClientKeyFile", key)
 
     tls = TlsConfig()
     token, token_file = None, settings.check_kube_api_token_file

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from havip.core.config import KubeAccess, Secret, TlsConfig
 from havip.settings.errors import ConfigError, ConfigWarning
 from havip.settings.load import Loaded
-from havip.settings.pem import has_certificate, require_certificate, require_readable
+from havip.settings.pem import has_certificate, require_certificate, require_readable, require_token
 from havip.settings.values import AUTO
 
 LOCAL_API = "https://127.0.0.1:6443"
@@ -62,12 +62,10 @@ def reach_of(loaded: Loaded) -> Reach:
         require_certificate("kubeCaFile", settings.kube_ca_file)
     if settings.kube_client_cert_file:
         require_certificate("kubeClientCertFile", settings.kube_client_cert_file)
-    for name, path in (
-        ("kubeTokenFile", settings.kube_token_file),
-        ("kubeClientKeyFile", settings.kube_client_key_file),
-    ):
-        if path:
-            require_readable(name, path)
+    if settings.kube_token_file:
+        require_token("kubeTokenFile", settings.kube_token_file)
+    if settings.kube_client_key_file:
+        require_readable("kubeClientKeyFile", settings.kube_client_key_file)
 
     tls = TlsConfig()
     token, token_file = settings.kube_token, settings.kube_token_file

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from havip.core.config import Secret, TlsConfig
 from havip.settings.errors import ConfigError, ConfigWarning, Problem
-from havip.settings.pem import require_certificate, require_readable
+from havip.settings.pem import require_certificate, require_readable, require_token
 from havip.settings.values import api_server
 
 FIELD = "kubeconfigFile"
@@ -69,7 +69,7 @@ def read_kubeconfig(path: str) -> Kubeconfig:
                 raise part.refused(key, "is not supported", remedy)
     token_file = user.file("tokenFile")
     if token_file:
-        require_readable(FIELD, token_file)
+        require_token(FIELD, token_file)
     token = None if token_file else user.text("token", is_optional=True)
     tls = _tls(cluster, user)
     warnings = []

@@ -41,6 +41,18 @@ def require_readable(name: str, path: str) -> None:
         ) from None
 
 
+def require_token(name: str, path: str) -> None:
+    """Raises ConfigError where the file of a setting cannot be read, or is empty."""
+    require_readable(name, path)
+    if not _content(path).strip():
+        raise ConfigError(
+            field=name,
+            value=path,
+            problem="holds no token",
+            remedy="write one into it, such as kubectl create token gives",
+        )
+
+
 def _content(path: str) -> bytes:
     with open_regular(path) as file:
         return file.read(_MAX_PEM_BYTES)
