@@ -299,6 +299,23 @@ class TestKubeconfig:
         assert (found.servers, found.token_file) == ((API,), None)
         assert found.namespace == "ns"
 
+    @pytest.mark.parametrize("host_part", ["192.0.2.1", "[2001:db8::1]", "localhost"])
+    def test_an_address_is_no_name(
+        self, host_part: str, load_from: Load, host: Host, files: Path
+    ) -> None:
+        cluster = {"server": f"https://{host_part}:6443", "certificate-authority-data": DATA}
+        path = kubeconfig(files, cluster)
+        assert access(load_from, host, f"--kubeconfig-file={path}", "--election=lease")
+
+    def test_a_vip_may_be_written_otherwise(self, load_from: Load, host: Host, files: Path) -> None:
+        server = "https://[2001:0DB8:0::10]:6443"
+        cluster = {"server": server, "certificate-authority-data": DATA}
+        path = kubeconfig(files, cluster)
+        loaded = load_from("--vip-address-cidr=2001:db8::10/64", f"--kubeconfig-file={path}")
+        config, _ = resolve(loaded, host)
+        assert config.kube
+        assert config.kube.servers == (LOCAL, server)
+
     def test_a_server_at_the_vip_comes_after_this_nodes_own(
         self, load_from: Load, host: Host, files: Path
     ) -> None:
@@ -320,7 +337,52 @@ class TestKubeconfig:
         (check,) = config.checks
         assert check.url == f"{API}/readyz"
         assert check.tls.client_key_data == Secret(PEM.encode())
-        assert (check.tls.verify, check.tls.ca_data, warnings) == (True, PEM, [])
+        assert (check.tls.verify, check.tls.ca_data) == (True, PEM)
+        assert [each.field for each in warnings] == ["kubeApiServer"]
+
+    @pytest.mark.parametrize(
+        ("flags", "what"),
+        [
+            pytest.param(
+                ["--check-kube-api", "--check-kube-api-weight=0"],
+                "checkKubeApi depends",
+                id="check",
+            ),
+            pytest.param(["--election=lease"], "the election depends", id="election"),
+            pytest.param(
+                ["--election=lease", "--check-kube-api"],
+                "the election and checkKubeApi depend",
+                id="both",
+            ),
+            pytest.param(["--kube-events"], None, id="what no VIP depends on"),
+            pytest.param(
+                ["--check-kube-api", "--check-kube-api-url=https://127.0.0.1:6443/readyz"],
+                None,
+                id="another server is judged",
+            ),
+            pytest.param(
+                ["--election=lease", f"--kube-api-server={LOCAL},{API}"], None, id="local first"
+            ),
+            pytest.param(
+                ["--election=lease", f"--kube-api-server={API}"], None, id="chosen by the user"
+            ),
+        ],
+    )
+    def test_a_name_that_may_be_the_vips_is_told(
+        self, *, flags: list[str], what: str | None, load_from: Load, host: Host, files: Path
+    ) -> None:
+        """As kubeadm's controlPlaneEndpoint has it in every kubeconfig."""
+        path = kubeconfig(files)
+        _, warnings = resolve(load_from(VIP, f"--kubeconfig-file={path}", *flags), host)
+        told = [str(each) for each in warnings if each.field == "kubeApiServer"]
+        if what is None:
+            assert told == []
+        else:
+            assert told == [
+                f"kubeApiServer: is {API}, by {path}; if that name leads to the VIP, {what} on "
+                "whoever holds it, and on nobody while nobody does; set "
+                f"{LOCAL},{API} on a node with an API server, else {API}"
+            ]
 
     def test_the_check_has_a_credential_of_its_own(
         self, load_from: Load, host: Host, files: Path

@@ -8,14 +8,17 @@ account; token and client certificate are one thing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from havip.core.config import KubeAccess, Secret, TlsConfig
+from havip.core.config import KubeAccess, Secret, TlsConfig, is_loopback
 from havip.settings.errors import ConfigError, ConfigWarning
 from havip.settings.load import Loaded
+from havip.settings.model import Election
 from havip.settings.pem import has_certificate, require_certificate, require_readable, require_token
-from havip.settings.values import AUTO
+from havip.settings.values import AUTO, Address
 
 LOCAL_API = "https://127.0.0.1:6443"
 _NAMESPACE = "kube-system"
@@ -30,6 +33,8 @@ class Reach:
     tls: TlsConfig
     token_file: str | None
     token: Secret | None
+    is_derived: bool
+    """The user has not named the servers: the kubeconfig or the service account has."""
     is_asked_for: bool
     """The user has written something of it, so that what is missing is worth a warning."""
 
@@ -110,6 +115,7 @@ def reach_of(loaded: Loaded) -> Reach:
         tls=tls,
         token_file=token_file,
         token=token,
+        is_derived=settings.kube_api_server == (AUTO,),
         is_asked_for=any(
             name in loaded.where for name in ("kubeApiServer", "kubeconfigFile", "kubeCaFile")
         )
@@ -123,11 +129,52 @@ def _before_the_vip(server: str, loaded: Loaded) -> tuple[str, ...]:
     kubeadm writes the address that all share into every kubeconfig. It leads to whoever holds
     it, and to nobody while nobody does.
     """
-    url = urlsplit(server)
-    vips = {
-        str(vip.ip) for router in loaded.routers.values() for vip in router.vip_address_cidr or ()
-    }
-    return (f"https://127.0.0.1:{url.port}", server) if url.hostname in vips else (server,)
+    if leads_to_the_vip(server, loaded):
+        return f"https://127.0.0.1:{urlsplit(server).port}", server
+    return (server,)
+
+
+def leads_to_the_vip(server: str, loaded: Loaded) -> bool:
+    """Whether the server is at a VIP of this configuration, as far as its URL says so."""
+    address = address_of(server)
+    return any(
+        address == vip.ip
+        for router in loaded.routers.values()
+        for vip in router.vip_address_cidr or ()
+    )
+
+
+def address_of(server: str) -> Address | None:
+    """The address in the URL of an API server, None if it names one that DNS knows."""
+    try:
+        return ip_address(urlsplit(server).hostname or "")
+    except ValueError:
+        return None
+
+
+def may_depend_on_the_vip(loaded: Loaded, reach: Reach) -> Iterator[ConfigWarning]:
+    """A server by a DNS name that nobody chose for havip: it is the VIP's, as a rule.
+
+    Who elects or judges through the VIP asks whoever holds it, and nobody while nobody does. What
+    the name leads to is not asked here: DNS may need the VIP too, and its answer may change.
+    """
+    settings = loaded.settings
+    elects = settings.election is Election.LEASE
+    judges = settings.check_kube_api and settings.check_kube_api_url == AUTO
+    if not reach.is_derived or not (elects or judges):
+        return
+    for server in reach.servers:
+        if address_of(server) is None and not is_loopback(server):
+            who = settings.kubeconfig_file if loaded.kubeconfig else "the environment"
+            what = " and ".join(["the election"] * elects + ["checkKubeApi"] * judges)
+            depends = "depend" if elects and judges else "depends"
+            local = f"https://127.0.0.1:{urlsplit(server).port}"
+            yield ConfigWarning(
+                field="kubeApiServer",
+                problem=f"is {server}, by {who}; if that name leads to the VIP, {what} {depends} "
+                "on whoever holds it, and on nobody while nobody does",
+                remedy=f"set {local},{server} on a node with an API server, else {server}",
+            )
 
 
 def access_of(loaded: Loaded, reach: Reach) -> tuple[KubeAccess | None, list[ConfigWarning]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from urllib.parse import urlsplit
 
 from havip.core.config import KubeAccess, LeaseConfig
 from havip.settings.errors import ConfigWarning, Problem
-from havip.settings.kube import Reach
+from havip.settings.kube import Reach, leads_to_the_vip
 from havip.settings.load import Loaded
 from havip.settings.model import Election, RouterSettings
 from havip.settings.rules import lease_name
@@ -65,7 +64,6 @@ def lacks_for_lease(
     """
     if loaded.settings.election is Election.VRRP:
         return
-    vips = {vip.ip.compressed for r in loaded.routers.values() for vip in r.vip_address_cidr or ()}
     if access is None:
         why = next(iter(about_access), None)
         yield Problem(
@@ -77,7 +75,7 @@ def lacks_for_lease(
             else "set kubeconfigFile, or kubeApiServer, kubeCaFile and kubeTokenFile, or give the "
             "pod a service account",
         )
-    elif all((urlsplit(server).hostname or "") in vips for server in reach.servers):
+    elif all(leads_to_the_vip(server, loaded) for server in reach.servers):
         yield Problem(
             field="kubeApiServer",
             value=", ".join(reach.servers),
