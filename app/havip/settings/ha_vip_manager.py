@@ -122,7 +122,7 @@ def _translate_block(block: object, line: int, found: Translation) -> None:
         elif key in ("enabled", "in_cluster") and not isinstance(value, bool):
             about = Problem(
                 field=f"{_BLOCK}.{key}",
-                value=value,
+                value=None,  # here too
                 problem="is neither true nor false",
                 remedy="write true or false",
             )

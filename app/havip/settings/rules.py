@@ -258,7 +258,7 @@ def _lease(settings: Settings) -> Iterator[Problem]:
             value="hold",
             problem="a Lease does not say who is the best of the unhealthy: whoever held it would "
             "keep it although a healthy node is there",
-            remedy="set drop, or election: vrrp",
+            remedy="set drop (a k8s: block implies hold), or election: vrrp",
         )
 
 
