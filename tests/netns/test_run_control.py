@@ -653,7 +653,8 @@ def test_debug_logs_what_comes_in_and_goes_out(one: Lab) -> None:
     holder(one)
     assert quiet.stop() == 0
     assert {line["level"] for line in decisions(quiet)} == {"info"}
-    chatty = start(one, debug=True, auth_password="s3cret", vrrp_version=2, **checks)["h1"]
+    checks |= {"auth_password": "s3cret", "vrrp_version": 2, "vrrp_priority": 250}
+    chatty = start(one, debug=True, **checks)["h1"]
     holder(one)
     assert chatty.stop() == 0
     details = [line for line in decisions(chatty) if line["level"] == "debug"]

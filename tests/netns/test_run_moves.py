@@ -144,7 +144,7 @@ def test_a_preferred_holder_that_comes_back(make_lab, takes_back: bool) -> None:
     lab = make_lab(hosts=2)
     serve(lab)
     better, lesser = lab.hosts
-    options = {"vrrp_no_preempt": not takes_back, "vrrp_preempt_delay": 0.5}
+    options = {"vrrp_no_preempt": not takes_back, "vrrp_preempt_delay": 0.2}
     start(lab, better, vrrp_priority=150, **options)
     holder(lab)
     start(lab, lesser, vrrp_priority=100, **options)
@@ -160,7 +160,7 @@ def test_a_preferred_holder_that_comes_back(make_lab, takes_back: bool) -> None:
     daemon = start(lab, better, vrrp_priority=150, **options)[better.name]
     if not takes_back:
         # Longer than the preempt delay that the other case waits for.
-        wait_for_adverts(lab, lesser, 40, time.monotonic())
+        wait_for_adverts(lab, lesser, 20, time.monotonic())
         assert lab.watch.holders(lab.vip_address) == (lesser.name,)
         assert not announcements(lab, better, back_at)
         assert not adverts(lab, better, back_at)
