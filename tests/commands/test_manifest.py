@@ -431,6 +431,41 @@ def test_files_beside_keys_of_others_are_mounted_alone() -> None:
     assert all(each["readOnly"] for each in mounts)
 
 
+@pytest.mark.parametrize(
+    ("flags", "mounted"),
+    [
+        (
+            [
+                *("--kube-events", "--kube-api-server=https://127.0.0.1:6443"),
+                "--kube-token-file=/etc/havip/api/token",
+                "--kube-ca-file=/etc/havip/api/ca.crt",
+            ],
+            "/etc/havip/api",
+        ),
+        (
+            [
+                *("--kube-events", "--kube-ca-file=/var/lib/kubelet/pki/ca.crt"),
+                "--kube-client-cert-file=/var/lib/kubelet/pki/kubelet-client-current.pem",
+                "--kube-client-key-file=/var/lib/kubelet/pki/kubelet-client-current.pem",
+            ],
+            "/var/lib/kubelet/pki",
+        ),
+    ],
+    ids=["havip's own", "the kubelet's"],
+)
+def test_a_file_that_is_renewed_is_mounted_with_its_directory(
+    flags: list[str], mounted: str
+) -> None:
+    """A mount of the file alone would show the one that was there at the start for ever."""
+    done = manifest("static-pod", VIP, *flags)
+    assert done.returncode == 0, done.stderr
+    spec = yaml.safe_load(done.stdout)["spec"]
+    (volume,) = spec["volumes"]
+    assert volume["hostPath"] == {"path": mounted, "type": "DirectoryOrCreate"}
+    (mount,) = spec["containers"][0]["volumeMounts"]
+    assert (mount["mountPath"], mount["readOnly"]) == (mounted, True)
+
+
 # The kubeconfig ------------------------------------------------------------------------------
 
 CHECK = "--check-kube-api"
@@ -483,6 +518,51 @@ def test_a_static_pod_has_a_kubeconfig_only_if_it_needs_one(
     volumes = {each["name"]: each["hostPath"] for each in pod["spec"]["volumes"]}
     wanted = {"path": kubeconfig, "type": "File"} if kubeconfig else None
     assert volumes.get("kubeconfig-file") == wanted
+
+
+OWN = "https://127.0.0.1:6443"
+
+
+@pytest.mark.parametrize(
+    ("words", "servers"),
+    [
+        pytest.param(["static-pod", "--kube-events"], f"{OWN},https://192.0.2.10:6443", id="pod"),
+        pytest.param(
+            ["static-pod", "--for=k3s", CHECK, "--vip-address-cidr=2001:db8::10/64"],
+            f"{OWN},https://[2001:db8::10]:6443",
+            id="IPv6",
+        ),
+        pytest.param(
+            ["systemd", "--kube-events", "--kubeconfig-file=/etc/rancher/rke2/rke2.yaml"],
+            f"{OWN},https://192.0.2.10:6443",
+            id="unit",
+        ),
+        pytest.param(
+            ["static-pod", "--kube-events", "--kube-api-server=https://192.0.2.1:6443"],
+            "https://192.0.2.1:6443",
+            id="as it is set",
+        ),
+        pytest.param(
+            ["static-pod", "--kube-events", "--kubeconfig-file=/etc/havip/kube/config"],
+            None,
+            id="a kubeconfig of one's own",
+        ),
+        pytest.param(["static-pod", CHECK], None, id="no kubeconfig"),
+    ],
+)
+def test_the_nodes_own_api_server_is_asked_first(words: list[str], servers: str | None) -> None:
+    """A distribution's kubeconfig names the VIP, maybe by a name, and nobody has that yet."""
+    kind, *flags = words
+    done = manifest(kind, VIP, *flags)
+    assert done.returncode == 0, done.stderr
+    if kind == "systemd":
+        found = re.findall(r"^Environment=HAVIP_KUBE_API_SERVER=(.*)$", done.stdout, re.MULTILINE)
+    else:
+        (container,) = yaml.safe_load(done.stdout)["spec"]["containers"]
+        found = [
+            each["value"] for each in container["env"] if each["name"] == "HAVIP_KUBE_API_SERVER"
+        ]
+    assert found == ([servers] if servers else [])
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
-from havip.commands.manifest.plan import VERSION
+from havip.commands.manifest.plan import VERSION, Plan
 from havip.settings import Settings
 from havip.settings.errors import ConfigWarning
 
@@ -75,4 +75,24 @@ DISTRIBUTIONS: Final = {
         manifests="/var/lib/rancher/rke2/server/manifests",
     ),
 }
+_KUBECONFIGS: Final = frozenset(
+    path
+    for each in DISTRIBUTIONS.values()
+    for path in (each.kubeconfig, each.init_kubeconfig)
+    if path
+)
 HELM_DISTRIBUTIONS: Final = tuple(name for name, each in DISTRIBUTIONS.items() if each.manifests)
+
+
+def with_own_api_server(plan: Plan) -> Plan:
+    """With the node's own API server first, where a distribution's kubeconfig says how to ask.
+
+    The server in that file is the address that all nodes share: the VIP, or a name of it, which
+    leads to nobody while nobody holds it. The VIP is asked next.
+    """
+    if "kube_api_server" in plan.given or plan.given.get("kubeconfig_file") not in _KUBECONFIGS:
+        return plan
+    own = f"https://127.0.0.1:{_API_PORT}"
+    vips = (vip.ip for router in plan.routers[:1] for vip in router.vip_address_cidr or ())
+    shared = (f"https://{f'[{ip}]' if ip.version == 6 else ip}:{_API_PORT}" for ip in vips)
+    return replace(plan, given={**plan.given, "kube_api_server": (own, *shared)})

@@ -11,9 +11,11 @@ from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import Any
 
-from havip.commands.manifest.plan import Plan, is_of_service_account
+from havip.commands.manifest.plan import CONFIG_DIRECTORY, Plan, is_of_service_account
 
 Object = dict[str, Any]
+
+_KUBELET_CERTIFICATES = PurePosixPath("/var/lib/kubelet/pki")
 
 CONTROL_PLANE_TOLERATIONS = [
     # What a node is before its CNI and its cloud provider have come.
@@ -250,7 +252,11 @@ def directory_mounts(plan: Plan) -> list[Object]:
 
 
 def file_volumes(plan: Plan) -> tuple[list[Object], list[Object]]:
-    """Volumes and mounts of the node's other files, each alone: beside them lie keys."""
+    """Volumes and mounts of the node's other files.
+
+    Where beside them lies nothing else, with their directory: what is put in the place of a file
+    that is mounted alone is never seen. Others alone: beside them lie keys.
+    """
     volumes: list[Object] = []
     mounts: list[Object] = []
     mounted = {directory for _, directory in directories(plan)}
@@ -259,11 +265,22 @@ def file_volumes(plan: Plan) -> tuple[list[Object], list[Object]]:
         if path in seen or is_of_service_account(path):
             continue
         seen.add(path)
-        if mounted.isdisjoint(PurePosixPath(path).parents):
+        parents = PurePosixPath(path).parents
+        if mounted.isdisjoint(parents):
+            host_path = {"path": path, "type": "File"}
+            if _is_for_this_alone(parents[0]):
+                # It may come later: a VIP waits for no token.
+                host_path = {"path": str(parents[0]), "type": "DirectoryOrCreate"}
+                mounted.add(parents[0])
             name = attribute.replace("_", "-")
-            volumes.append({"name": name, "hostPath": {"path": path, "type": "File"}})
-            mounts.append({"name": name, "mountPath": path, "readOnly": True})
+            volumes.append({"name": name, "hostPath": host_path})
+            mounts.append({"name": name, "mountPath": host_path["path"], "readOnly": True})
     return volumes, mounts
+
+
+def _is_for_this_alone(directory: PurePosixPath) -> bool:
+    """Below havip's own, or where the kubelet keeps its own certificate, a link that it renews."""
+    return CONFIG_DIRECTORY in directory.parents or directory == _KUBELET_CERTIFICATES
 
 
 def _http_get(plan: Plan, path: str) -> Object:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from havip.commands.manifest.document import Document, key_steps
-from havip.commands.manifest.places import Distribution
+from havip.commands.manifest.places import Distribution, with_own_api_server
 from havip.commands.manifest.plan import (
     Plan,
     load_balancer_of,
@@ -49,6 +49,7 @@ def static_pod(plan: Plan, distribution: Distribution, *, is_init: bool) -> Docu
         ConfigError: the settings need something that a static pod cannot have.
     """
     plan = _with_kubeconfig(without_overrides(plan), distribution, is_init=is_init)
+    plan = with_own_api_server(plan)
     balancer = f"HAProxy's image: {plan.pod.balancer_image}"
     refuse(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from havip.commands.manifest.document import Document, key_steps
+from havip.commands.manifest.places import with_own_api_server
 from havip.commands.manifest.plan import (
     Plan,
     load_balancer_of,
@@ -100,7 +101,7 @@ def unit(plan: Plan, program: str) -> Document:
     Raises:
         ConfigError: the settings need something that a host does not have.
     """
-    plan = without_overrides(plan)
+    plan = with_own_api_server(without_overrides(plan))
     refuse([*no_service_account(plan), *load_balancer_of(plan)])
     has_balancer = plan.settings.load_balancer
     file = f"/etc/systemd/system/{plan.name}.service"
