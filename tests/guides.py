@@ -67,6 +67,9 @@ ON_CLUSTER: dict[str, Expected] = {
     "kubectl apply --filename rbac.yaml": Expected(
         told=r"clusterrolebinding\S+ (created|unchanged)"
     ),
+    "kubectl apply --filename rights.yaml": Expected(
+        told=r"clusterrolebinding\S+ (created|unchanged)"
+    ),
     "kubectl --namespace kube-system create token havip --duration 8760h >token": Expected(told=""),
     "kubectl apply --filename token-secret.yaml": Expected(
         told=r"secret/havip-token (created|unchanged)"
@@ -216,9 +219,16 @@ def commands(guide: Path) -> Iterator[Command]:
     yield from _of_tables(text[position:], guide.name)
 
 
-def rbac() -> str:
-    """What readers are told to save as `rbac.yaml`."""
-    text = (GUIDES.parent / "kubernetes-api.md").read_text(encoding="utf-8")
+def rights() -> dict[str, str]:
+    """What readers are told to save, by the names of the files."""
+    return {
+        "rbac.yaml": _rights("kubernetes-api.md"),
+        "rights.yaml": _rights("holder-and-drains.md"),
+    }
+
+
+def _rights(page: str) -> str:
+    text = (GUIDES.parent / page).read_text(encoding="utf-8")
     (found,) = (each[2] for each in _BLOCK.finditer(text) if "kind: ClusterRoleBinding" in each[2])
     return found
 

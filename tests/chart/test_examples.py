@@ -168,6 +168,8 @@ def test_the_api_server_is_asked_on_its_own_node(name: str) -> None:
     config = render(values_of(EXAMPLES / f"{name}.yaml")).config
     assert config["checkServiceUrl"] == "https://127.0.0.1:6443/readyz"
     assert config["checkKubeApi"] is (name != "api-kubeadm")
+    # etcd without a majority makes every API server unready at once.
+    assert config["allUnhealthy"] == "hold"
 
 
 def test_the_token_is_there_where_it_is_named() -> None:

@@ -291,7 +291,7 @@ BOOTSTRAP = [
     "--check-kube-api-ca-file=/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
     "--check-kube-api-token-file=/var/run/secrets/kubernetes.io/serviceaccount/token",
     *("--check-kube-api-interval=2", "--check-kube-api-fail-after=2"),
-    *("--kube-holder-lease", "--kube-events", "--kube-node-watch"),
+    *("--kube-holder-lease", "--kube-events", "--kube-node-watch", "--all-unhealthy=hold"),
 ]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from kube_cluster import BINARIES, CHART, Cluster
 
-from guides import GUIDES, ON_CLUSTER, Expected, Place, commands, files, rbac
+from guides import GUIDES, ON_CLUSTER, Expected, Place, commands, files, rights
 from havip.netlab import Host, LabError
 from havip.netlab.namespace import inside
 
@@ -97,7 +97,8 @@ class Reader:
         self.directory = directory
         self._first = ""
         (directory / "kubeconfig").write_bytes(cluster.control_plane.admin.read_bytes())
-        (directory / "rbac.yaml").write_text(rbac())
+        for name, text in rights().items():
+            (directory / name).write_text(text)
 
     def follow(self, guide: str) -> None:
         """Do what it says, as far as it can be done here; what is not as expected fails."""
@@ -209,7 +210,7 @@ def reader(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def installed(reader: Reader) -> Iterator[Reader]:
     """The chart as the API endpoint on each node, in place of what credentials.md made."""
     cluster = reader.cluster
-    for name in ("token-secret.yaml", "rbac.yaml"):
+    for name in ("token-secret.yaml", *rights()):
         made = str(reader.directory / name)
         cluster.kubectl("delete", "--filename", made, "--ignore-not-found")
     at = ("havip", NAMESPACE)
