@@ -80,6 +80,26 @@ def test_a_static_pod_on_each_node(farm: Farm) -> None:
     assert converged(farm.play(havip_state="absent")) == NOTHING
 
 
+def test_node_by_node_the_others_are_asked_too(farm: Farm) -> None:
+    """The playbook takes one after the other, and each is judged beside all."""
+    converged(farm.play())
+    for node in farm.nodes.values():
+        assert "HAVIP_ALL_UNHEALTHY" in node.path(STATIC_POD).read_text()
+    # One that was taken away comes back beside the holder, whose turn is later.
+    converged(farm.play("--limit", "h1", havip_state="absent"))
+    assert holder(farm) == "h2"
+    again = converged(farm.play())
+    assert again["h1"] > 0
+    assert again["h2"] == 0
+
+    name = holder(farm)
+    (other,) = farm.nodes.keys() - {name}
+    farm.nodes[other].host.ip(f"address add {farm.lab.vip_address}/32 dev eth0")
+    run = farm.play("--tags", "havip-validate")
+    assert run.status != 0
+    assert f"Two nodes have {farm.lab.vip} at once" in _joined(run.text)
+
+
 def test_a_vip_in_use_stops_it_before_anything_is_made(farm: Farm) -> None:
     owner = farm.lab.client
     owner.ip(f"address add {farm.lab.vip} dev eth0")

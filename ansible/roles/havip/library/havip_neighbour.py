@@ -30,6 +30,10 @@ options:
     description: Seconds to wait for an answer.
     type: float
     default: 3.0
+  here_only:
+    description: Look at this host alone, and ask nobody else.
+    type: bool
+    default: false
 author:
   - havip (@havip)
 """
@@ -100,6 +104,7 @@ def main() -> None:
             "address": {"type": "str", "required": True},
             "interface": {"type": "str", "default": ""},
             "timeout": {"type": "float", "default": 3.0},
+            "here_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -111,6 +116,8 @@ def main() -> None:
     try:
         if is_here(address):
             module.exit_json(**nobody | {"found": True, "is_here": True})
+        if module.params["here_only"]:
+            module.exit_json(**nobody)
         # What was true long ago is no answer.
         module.run_command(["ip", f"-{address.version}", "neighbour", "flush", "to", str(address)])
         until = time.monotonic() + module.params["timeout"]
