@@ -278,6 +278,24 @@ election, the discovery of peers or of API servers, what Kubernetes shows, or th
 {{- end -}}
 
 {{/*
+What the API check asks with the pods' token, on whichever node.
+*/}}
+{{- define "havip.healthPaths" -}}
+{{- $ofAll := include "havip.settings" . | fromYaml -}}
+{{- $paths := list -}}
+{{- range $override := prepend (values (default dict $ofAll.nodeOverrides)) dict -}}
+{{- $settings := include "havip.onNode" (dict "settings" $ofAll "override" $override) | fromYaml -}}
+{{- $url := toString $settings.checkKubeApiUrl -}}
+{{- $isOurs := or (eq $url "auto") (contains "/run/secrets/kubernetes.io/serviceaccount/" (toString $settings.checkKubeApiTokenFile)) -}}
+{{- if and $settings.checkKubeApi $isOurs -}}
+{{- $path := ternary "" (urlParse $url).path (eq $url "auto") -}}
+{{- $paths = append $paths (has $path (list "" "/") | ternary "/readyz" $path) -}}
+{{- end -}}
+{{- end -}}
+{{- uniq $paths | sortAlpha | toYaml -}}
+{{- end -}}
+
+{{/*
 A leaver waits for its successor for two adverts and a skew, at most 20 s; with a Lease, as long as it
 may hold without the API server.
 */}}

@@ -42,7 +42,6 @@ def test_a_role_for_these_leases_alone(
     rendered = render({"election": "lease", **values})
     role, binding = lease_role(rendered)
     assert role["rules"] == [
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
         {
             "apiGroups": ["coordination.k8s.io"],
             "resources": ["leases"],
@@ -50,9 +49,21 @@ def test_a_role_for_these_leases_alone(
             "verbs": ["get", "update", "watch"],
         },
     ]
+    # To create any would be a right on all of the namespace.
+    made = [
+        (each["metadata"]["namespace"], each["metadata"]["name"]) for each in rendered.all("Lease")
+    ]
+    assert made == [(namespace, name) for name in names]
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == namespace
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "havip", "namespace": "vip"}]
+
+
+def test_the_lease_stays_the_same_when_the_election_changes() -> None:
+    """Were it taken away, the pods that elect by it would lose it under their hands."""
+    shows, elects = (render({"election": each}).one("Lease") for each in ("vrrp", "lease"))
+    assert shows == elects
+    assert elects.keys() == {"apiVersion", "kind", "metadata"}, "who holds is not Helm's to say"
 
 
 def test_who_brings_rights_gets_none() -> None:

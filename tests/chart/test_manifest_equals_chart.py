@@ -134,6 +134,14 @@ SETTINGS: list[Any] = [
         id="the node's API server with the pod's token",
     ),
     pytest.param(
+        [
+            *(VIP, "--check-kube-api", "--check-kube-api-url=https://127.0.0.1:6443/livez?verbose"),
+            "--check-kube-api-token-file=/var/run/secrets/kubernetes.io/serviceaccount/token",
+        ],
+        {},
+        id="another path of the API server",
+    ),
+    pytest.param(
         [VIP, KEYS, "--auth-hmac-mode=permissive", "--auth-hmac-time-window=9"], {}, id="HMAC"
     ),
     pytest.param([VIP, PASSWORD, "--vrrp-version=2"], {}, id="version 2 with a password"),
@@ -368,6 +376,7 @@ def of_static_pod(charts: Object, *, has_keys: bool, variables: Object) -> Objec
 
 NOT_OF_A_STATIC_POD = {
     "the node's API server with the pod's token",  # it has none
+    "another path of the API server",  # likewise
     "version 2 with a password",  # as HMAC is
     # These take a kubeconfig (tests/commands/test_manifest.py).
     "what Kubernetes shows",

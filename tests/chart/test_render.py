@@ -283,7 +283,7 @@ def test_the_token_is_there_only_for_the_api_check(values: dict[str, Any], has_t
 def test_the_service_account_and_its_role() -> None:
     rendered = render(NOTHING_SHOWN)
     assert rendered.one("ClusterRole")["rules"] == [
-        {"nonResourceURLs": ["/healthz", "/livez", "/readyz"], "verbs": ["get"]}
+        {"nonResourceURLs": ["/readyz"], "verbs": ["get"]}
     ]
     (subject,) = rendered.one("ClusterRoleBinding")["subjects"]
     assert subject == {"kind": "ServiceAccount", "name": "havip", "namespace": "vip"}

@@ -8,7 +8,7 @@ import pytest
 from rendering import NOTHING_SHOWN, render
 
 FORMER = {"vipAddressCidr": "", "keepalived": {"vipAddressCidr": "192.0.2.10/24"}}
-HEALTH = {"nonResourceURLs": ["/healthz", "/livez", "/readyz"], "verbs": ["get"]}
+HEALTH = {"nonResourceURLs": ["/readyz"], "verbs": ["get"]}
 WATCH = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "watch"]}
 LABEL = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}
 EVENTS = {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}
@@ -94,6 +94,36 @@ def test_rights_are_those_that_are_used(
     assert rules(values) == expected
 
 
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+LOCAL = "https://127.0.0.1:6443"
+
+
+@pytest.mark.parametrize(
+    ("values", "paths"),
+    [
+        pytest.param({"checkKubeApi": False}, [], id="nobody asks"),
+        pytest.param({"checkKubeApiUrl": f"{LOCAL}/livez"}, [], id="without a token"),
+        pytest.param(
+            {"checkKubeApiUrl": f"{LOCAL}/livez?verbose", "checkKubeApiTokenFile": TOKEN},
+            ["/livez"],
+            id="another path",
+        ),
+        pytest.param(
+            {"checkKubeApiUrl": LOCAL, "checkKubeApiTokenFile": TOKEN}, ["/readyz"], id="no path"
+        ),
+        pytest.param(
+            {"checkKubeApi": False, "nodeOverrides": {"node-b": {"checkKubeApi": True}}},
+            ["/readyz"],
+            id="on one node",
+        ),
+    ],
+)
+def test_the_health_that_is_asked_and_no_other(values: dict[str, Any], paths: list[str]) -> None:
+    roles = render({**NOTHING_SHOWN, **values}).all("ClusterRole")
+    found = [rule["nonResourceURLs"] for role in roles for rule in role["rules"]]
+    assert found == ([paths] if paths else [])
+
+
 def test_who_brings_rights_gets_none() -> None:
     rendered = render({"rbac": {"create": False}})
     for kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"):
@@ -107,11 +137,8 @@ def test_the_lease_is_empty_so_that_an_upgrade_changes_nothing_in_it() -> None:
     assert (made["metadata"]["namespace"], made["metadata"]["name"]) == ("vip", "havip-10")
 
 
-@pytest.mark.parametrize(
-    "values", [{"kubeHolderLease": False}, {"election": "lease"}], ids=["off", "elected by a Lease"]
-)
-def test_no_lease_is_made_where_none_shows(values: dict[str, Any]) -> None:
-    assert not render(values).all("Lease")
+def test_no_lease_is_made_where_none_shows() -> None:
+    assert not render({"kubeHolderLease": False}).all("Lease")
 
 
 @pytest.mark.parametrize("name", NOTHING_SHOWN)

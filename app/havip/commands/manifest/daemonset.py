@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from havip.commands.manifest.document import Document, secret_steps
 from havip.commands.manifest.places import ARCHIVE
@@ -133,24 +134,38 @@ def _service_account(plan: Plan) -> Object:
 def _rights(plan: Plan) -> Iterator[Object]:
     """What the settings need, and no more: chart/templates/rbac.yaml has the reasons."""
     settings = plan.settings
-    rules: list[Object] = [{"nonResourceURLs": ["/healthz", "/livez", "/readyz"], "verbs": ["get"]}]
+    rules: list[Object] = []
+    if paths := _health_paths(plan):
+        rules.append({"nonResourceURLs": paths, "verbs": ["get"]})
     if settings.kube_node_watch:
         rules.append({"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "watch"]})
     if settings.kube_holder_label:
         rules.append({"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]})
-    yield from _role(plan, "", "", rules)
+    if rules:
+        yield from _role(plan, "", "", rules)
     elects = settings.election is Election.LEASE
     if elects or settings.kube_holder_lease:
         group: Object = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
         names = [lease_name(router) for router in plan.routers]
         verbs = ["get", "update", *(["watch"] if elects else [])]
         rules = [{**group, "resourceNames": names, "verbs": verbs}]
-        if elects:
-            rules.insert(0, {**group, "verbs": ["create"]})
         yield from _role(plan, "-lease", plan.lease_namespace, rules)
     if settings.kube_events:
         group = {"apiGroups": ["events.k8s.io"], "resources": ["events"]}
         yield from _role(plan, "-events", "default", [{**group, "verbs": ["create"]}])
+
+
+def _health_paths(plan: Plan) -> list[str]:
+    """What the API check asks with the pods' token, on whichever node."""
+    settings, paths = plan.settings, set()
+    for override in ({}, *settings.node_overrides.values()):
+        is_on = override.get("checkKubeApi", settings.check_kube_api)
+        url = str(override.get("checkKubeApiUrl", settings.check_kube_api_url))
+        token = str(settings.check_kube_api_token_file or "")
+        if str(is_on).lower() == "true" and (url == AUTO or is_of_service_account(token)):
+            path = "" if url == AUTO else urlsplit(url).path
+            paths.add("/readyz" if path in ("", "/") else path)
+    return sorted(paths)
 
 
 def _role(plan: Plan, suffix: str, namespace: str, rules: list[Object]) -> Iterator[Object]:
@@ -176,9 +191,8 @@ def _role(plan: Plan, suffix: str, namespace: str, rules: list[Object]) -> Itera
 
 
 def _leases(plan: Plan) -> Iterator[Object]:
-    """Those that show who holds, empty: what a daemon writes stays when this is applied anew."""
-    # One that elects the daemons make themselves.
-    if plan.settings.election is Election.LEASE or not plan.settings.kube_holder_lease:
+    """Those that elect, or show who holds, empty: what a daemon writes stays at the next apply."""
+    if not (plan.settings.election is Election.LEASE or plan.settings.kube_holder_lease):
         return
     for router in plan.routers:
         metadata = _metadata(plan, lease_name(router))
