@@ -101,7 +101,7 @@ spec:
     {{- /* On the node, so that the next pod there knows what the API has told this one. */}}
     - name: state
       hostPath:
-        path: {{ printf "/var/lib/havip/%s-%s" .Release.Namespace (include "havip.fullname" .) | quote }}
+        path: {{ printf "/var/lib/havip/%s/%s" .Release.Namespace (include "havip.fullname" .) | quote }}
         type: DirectoryOrCreate
     {{- end }}
     {{- with .Values.pod.extraVolumes }}

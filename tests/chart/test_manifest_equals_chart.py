@@ -164,6 +164,11 @@ SETTINGS: list[Any] = [
         {},
         id="election by a Lease",
     ),
+    pytest.param(
+        [VIP, "--vrrp-unicast-peers=auto", "--kube-peers-service=peers-havip"],
+        {},
+        id="peers by discovery",
+    ),
     pytest.param([VIP, "--listen=[::]:9999"], {}, id="listens everywhere"),
     pytest.param([VIP, "--listen=[::]:9999", "--metrics"], {}, id="metrics everywhere already"),
 ]
@@ -380,6 +385,7 @@ NOT_OF_A_STATIC_POD = {
     "version 2 with a password",  # as HMAC is
     # These take a kubeconfig (tests/commands/test_manifest.py).
     "what Kubernetes shows",
+    "peers by discovery",
     "a Lease elsewhere",
     "election by a Lease",
 }

@@ -41,7 +41,7 @@ def test_the_pods_may_list_their_own_namespace_and_keep_what_they_read() -> None
     (subject,) = rendered.one("RoleBinding")["subjects"]
     assert subject == {"kind": "ServiceAccount", "name": "havip", "namespace": "vip"}
     assert rendered.pod["automountServiceAccountToken"] is True
-    path = "/var/lib/havip/vip-havip"
+    path = "/var/lib/havip/vip/havip"
     assert {
         "name": "state",
         "hostPath": {"path": path, "type": "DirectoryOrCreate"},

@@ -191,15 +191,6 @@ def test_nothing_is_asked_of_this_host(kind: str) -> None:
         pytest.param(
             ["static-pod", "--requests=cpu=much"], "--requests cpu=much: is no amount", id="amount"
         ),
-        *(
-            pytest.param(
-                [kind, "--vrrp-unicast-peers=auto", "--kube-peers-selector=vip"],
-                "needs a directory that outlasts the pod, which only the chart and a unit of "
-                "systemd have; list the addresses of the nodes",
-                id=f"discovery in a {kind}",
-            )
-            for kind in ("static-pod", "daemonset")
-        ),
         pytest.param(
             ["helmchart", "--chart=/nonexistent"],
             "--chart /nonexistent: cannot be read: No such file or directory; name the directory",
@@ -464,6 +455,27 @@ def test_a_file_that_is_renewed_is_mounted_with_its_directory(
     assert volume["hostPath"] == {"path": mounted, "type": "DirectoryOrCreate"}
     (mount,) = spec["containers"][0]["volumeMounts"]
     assert (mount["mountPath"], mount["readOnly"]) == (mounted, True)
+
+
+@pytest.mark.parametrize("kind", ["static-pod", "daemonset"])
+def test_discovered_peers_outlast_the_pod(kind: str) -> None:
+    flags = ("--vrrp-unicast-peers=auto", "--kube-peers-selector=node-role.kubernetes.io/x")
+    made = [*yaml.safe_load_all(manifest(kind, VIP, *flags, "--name=havip-2").stdout)]
+    pod = made[-1] if kind == "static-pod" else made[-1]["spec"]["template"]
+    volumes = {
+        each["name"]: each["hostPath"] for each in pod["spec"]["volumes"] if "hostPath" in each
+    }
+    path = "/var/lib/havip/kube-system/havip-2"
+    assert volumes["state"] == {"path": path, "type": "DirectoryOrCreate"}
+    (container,) = pod["spec"]["containers"]
+    assert {"name": "state", "mountPath": "/var/lib/havip"} in container["volumeMounts"]
+    if kind == "static-pod":
+        assert volumes["kubeconfig-file"]["path"] == "/etc/kubernetes/admin.conf"
+    else:
+        (role,) = (each for each in made if each["kind"] == "ClusterRole")
+        assert role["rules"] == [
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}
+        ]
 
 
 # The kubeconfig ------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from havip.commands.manifest.plan import (
     VERSION,
     Plan,
     is_of_service_account,
-    no_state,
     of_all_nodes,
     refuse,
     uses_api,
@@ -35,6 +34,7 @@ from havip.commands.manifest.pod import (
     pod_labels,
     read_at_start,
     selector,
+    state_volumes,
 )
 from havip.commands.manifest.text import comment, to_yaml
 from havip.settings.errors import Problem
@@ -53,7 +53,7 @@ def daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Document:
     Raises:
         ConfigError: the settings need something that pods that are alike cannot have.
     """
-    refuse([*of_all_nodes(plan), *no_state(plan), *_no_second_container(plan), *_nested(plan)])
+    refuse([*of_all_nodes(plan), *_no_second_container(plan), *_nested(plan)])
     apply = f"kubectl apply --filename {plan.name}.yaml"
     steps = (
         f"the image: on each node, ctr --namespace k8s.io images import {ARCHIVE}",
@@ -69,6 +69,7 @@ def daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Document:
         *_rights(plan),
         _config_map(plan),
         *_leases(plan),
+        *_peers(plan),
         _daemonset(plan, secret=secret, on_control_plane=on_control_plane),
     )
     return Document(text=comment(head) + to_yaml(*objects), steps=steps)
@@ -135,10 +136,13 @@ def _rights(plan: Plan) -> Iterator[Object]:
     """What the settings need, and no more: chart/templates/rbac.yaml has the reasons."""
     settings = plan.settings
     rules: list[Object] = []
+    selects = plan.discovers_peers and settings.kube_peers_selector
     if paths := _health_paths(plan):
         rules.append({"nonResourceURLs": paths, "verbs": ["get"]})
     if settings.kube_node_watch:
         rules.append({"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "watch"]})
+    if selects:
+        rules.append({"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]})
     if settings.kube_holder_label:
         rules.append({"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]})
     if rules:
@@ -153,6 +157,11 @@ def _rights(plan: Plan) -> Iterator[Object]:
     if settings.kube_events:
         group = {"apiGroups": ["events.k8s.io"], "resources": ["events"]}
         yield from _role(plan, "-events", "default", [{**group, "verbs": ["create"]}])
+    if plan.discovers_peers and settings.kube_peers_service:
+        group = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"]}
+        rules = [{**group, "verbs": ["list", "watch"]}]
+        namespace = settings.kube_namespace or plan.namespace
+        yield from _role(plan, "", namespace, rules, name=_peers_service(plan))
 
 
 def _health_paths(plan: Plan) -> list[str]:
@@ -168,11 +177,13 @@ def _health_paths(plan: Plan) -> list[str]:
     return sorted(paths)
 
 
-def _role(plan: Plan, suffix: str, namespace: str, rules: list[Object]) -> Iterator[Object]:
+def _role(
+    plan: Plan, suffix: str, namespace: str, rules: list[Object], *, name: str = ""
+) -> Iterator[Object]:
     """A role and its binding; without a namespace the cluster's."""
     api = "rbac.authorization.k8s.io"
     # What no namespace of its own holds: the colon, which no other name can have, keeps them apart.
-    name = f"{plan.namespace}:{plan.name}{suffix}"
+    name = name or f"{plan.namespace}:{plan.name}{suffix}"
     metadata = _metadata(plan, name)
     kind = "ClusterRole"
     if namespace:
@@ -200,6 +211,29 @@ def _leases(plan: Plan) -> Iterator[Object]:
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {**metadata, "namespace": plan.lease_namespace},
+        }
+
+
+def _peers_service(plan: Plan) -> str:
+    """Name of the Service that is made here; another one is somebody else's."""
+    return f"peers-{plan.name}"
+
+
+def _peers(plan: Plan) -> Iterator[Object]:
+    """A Service to which nobody connects: its endpoints are the nodes of the pods."""
+    name = _peers_service(plan)
+    if plan.discovers_peers and plan.settings.kube_peers_service == name:
+        yield {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {**_metadata(plan, name), "namespace": plan.namespace},
+            "spec": {
+                "clusterIP": "None",
+                "ipFamilyPolicy": "PreferDualStack",
+                # A pod is ready when it knows its peers, and must be known to them before.
+                "publishNotReadyAddresses": True,
+                "selector": selector(plan),
+            },
         }
 
 
@@ -252,6 +286,7 @@ def _daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
 
 def _spec(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
     volumes, mounts = file_volumes(plan)
+    states, state_mounts = state_volumes(plan)
     config = {"name": "config", "mountPath": str(CONFIG_DIRECTORY), "readOnly": True}
     placement: Object = {"tolerations": TOLERATIONS}
     if on_control_plane:
@@ -267,7 +302,11 @@ def _spec(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
         "priorityClassName": "system-cluster-critical",
         **placement,
         "containers": [
-            container(plan, environment(plan), [config, *directory_mounts(plan), *mounts])
+            container(
+                plan,
+                environment(plan),
+                [config, *directory_mounts(plan), *state_mounts, *mounts],
+            )
         ],
         "volumes": [
             {"name": "config", "configMap": {"name": plan.name}},
@@ -286,6 +325,7 @@ def _spec(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
                 }
                 for name, directory in directories(plan)
             ),
+            *states,
             *volumes,
         ],
     }

@@ -115,6 +115,7 @@ def encoded(content: bytes) -> str:
 def _values(plan: Plan, *, secret: str, on_control_plane: bool) -> dict[str, Any]:
     """What the chart is told."""
     settings = native(plan)
+    settings.pop("kubePeersService", None)
     balancer: dict[str, Any] = {}
     if settings.pop("loadBalancer", False):
         balancer = {"loadBalancer": {"enabled": True}}
@@ -169,6 +170,10 @@ def _unknown_to_the_chart(plan: Plan) -> Iterator[Problem]:
             remedy="leave it out",
         )
     for attribute in plan.given:
+        # The Service of this name the chart makes, and says so itself.
+        is_its_own = plan.given[attribute] == f"peers-{plan.name}"
+        if attribute == "kube_peers_service" and is_its_own:
+            continue
         if attribute.startswith("kube") and attribute not in SHOWN:
             yield Problem(
                 field=name_of(attribute),

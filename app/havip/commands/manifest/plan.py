@@ -115,6 +115,14 @@ class Plan:
         return settings.lease_namespace or settings.kube_namespace or self.namespace
 
     @property
+    def discovers_peers(self) -> bool:
+        """Whether a virtual router, on whatever node, discovers its peers."""
+        overrides = self.settings.node_overrides.values()
+        return any(router.discovers_peers for router in self.routers) or any(
+            str(override.get("vrrpUnicastPeers", "")).strip() == AUTO for override in overrides
+        )
+
+    @property
     def secret_files(self) -> dict[str, str]:
         """The files of keys and passwords, each with the attribute of the setting that names it."""
         return {
@@ -159,7 +167,10 @@ SHOWN: Final = (
 def uses_api(settings: Settings) -> bool:
     """Whether the daemon itself speaks to the Kubernetes API, beside its checks."""
     shows = settings.kube_holder_lease or settings.kube_events or settings.kube_holder_label
-    return settings.election is Election.LEASE or shows or settings.kube_node_watch
+    discovers = settings.kube_peers_service or settings.kube_peers_selector
+    return bool(
+        settings.election is Election.LEASE or shows or settings.kube_node_watch or discovers
+    )
 
 
 def is_of_service_account(path: str) -> bool:
@@ -247,18 +258,6 @@ def without_overrides(made: Plan) -> Plan:
         )
     given = {name: value for name, value in made.given.items() if name != "node_overrides"}
     return replace(made, given=given)
-
-
-def no_state(made: Plan) -> Iterator[Problem]:
-    """Its root file system is read-only, and these pods bring no directory for discovered peers."""
-    if any(router.discovers_peers for router in made.routers):
-        yield Problem(
-            field="vrrpUnicastPeers",
-            value="auto",
-            problem="needs a directory that outlasts the pod, which only the chart and a unit of "
-            "systemd have",
-            remedy="list the addresses of the nodes",
-        )
 
 
 def load_balancer_of(made: Plan) -> Iterator[Problem]:

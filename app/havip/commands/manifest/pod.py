@@ -15,6 +15,7 @@ from havip.commands.manifest.plan import CONFIG_DIRECTORY, Plan, is_of_service_a
 
 Object = dict[str, Any]
 
+STATE_DIRECTORY = "/var/lib/havip"
 _KUBELET_CERTIFICATES = PurePosixPath("/var/lib/kubelet/pki")
 
 CONTROL_PLANE_TOLERATIONS = [
@@ -190,22 +191,12 @@ def balancer_containers(
     return [write, validate], [run]
 
 
-def balancer_volumes(plan: Plan, kept_at: str) -> tuple[list[Object], list[Object]]:
-    """Volumes and mounts of havip's containers for HAProxy; both empty without one.
-
-    Args:
-        kept_at: directory of the node for what outlasts the pod.
-    """
-    volumes: list[Object] = []
-    mounts: list[Object] = []
-    if plan.settings.load_balancer:
-        volumes.append({"name": "haproxy", "emptyDir": {}})
-        mounts.append({"name": "haproxy", "mountPath": plan.settings.load_balancer_directory})
-    if plan.keeps_backends:
-        path = {"path": kept_at, "type": "DirectoryOrCreate"}
-        volumes.append({"name": "state", "hostPath": path})
-        mounts.append({"name": "state", "mountPath": plan.settings.state_directory})
-    return volumes, mounts
+def balancer_volumes(plan: Plan) -> tuple[list[Object], list[Object]]:
+    """Volumes and mounts that havip shares with HAProxy; both empty without one."""
+    if not plan.settings.load_balancer:
+        return [], []
+    mount = {"name": "haproxy", "mountPath": plan.settings.load_balancer_directory}
+    return [{"name": "haproxy", "emptyDir": {}}], [mount]
 
 
 def environment(plan: Plan) -> list[Object]:
@@ -276,6 +267,15 @@ def file_volumes(plan: Plan) -> tuple[list[Object], list[Object]]:
             volumes.append({"name": name, "hostPath": host_path})
             mounts.append({"name": name, "mountPath": host_path["path"], "readOnly": True})
     return volumes, mounts
+
+
+def state_volumes(plan: Plan) -> tuple[list[Object], list[Object]]:
+    """Where what was discovered outlasts the pod: the next one knows it before the API tells it."""
+    if not (plan.discovers_peers or plan.keeps_backends):
+        return [], []
+    path = f"{STATE_DIRECTORY}/{plan.namespace}/{plan.name}"
+    volume = {"name": "state", "hostPath": {"path": path, "type": "DirectoryOrCreate"}}
+    return [volume], [{"name": "state", "mountPath": plan.settings.state_directory}]
 
 
 def _is_for_this_alone(directory: PurePosixPath) -> bool:

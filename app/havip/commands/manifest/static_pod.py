@@ -14,7 +14,6 @@ from havip.commands.manifest.plan import (
     Plan,
     load_balancer_of,
     no_service_account,
-    no_state,
     own_directories,
     refuse,
     texts,
@@ -32,6 +31,7 @@ from havip.commands.manifest.pod import (
     environment,
     file_volumes,
     pod_labels,
+    state_volumes,
 )
 from havip.commands.manifest.text import comment, to_yaml
 from havip.settings import Settings
@@ -51,14 +51,7 @@ def static_pod(plan: Plan, distribution: Distribution, *, is_init: bool) -> Docu
     plan = _with_kubeconfig(without_overrides(plan), distribution, is_init=is_init)
     plan = with_own_api_server(plan)
     balancer = f"HAProxy's image: {plan.pod.balancer_image}"
-    refuse(
-        [
-            *no_service_account(plan),
-            *no_state(plan),
-            *own_directories(plan),
-            *load_balancer_of(plan),
-        ]
-    )
+    refuse([*no_service_account(plan), *own_directories(plan), *load_balancer_of(plan)])
     file = f"{distribution.static_pods}/{plan.name}.yaml"
     steps: tuple[str, ...] = (
         f"the image: {distribution.import_image}",
@@ -124,8 +117,9 @@ def _needs_kubeconfig(
 
 def _pod(plan: Plan) -> Object:
     volumes, mounts = file_volumes(plan)
-    more_volumes, more_mounts = balancer_volumes(plan, plan.settings.state_directory)
-    mounts = [*directory_mounts(plan), *more_mounts, *mounts]
+    shared, shared_mounts = balancer_volumes(plan)
+    states, state_mounts = state_volumes(plan)
+    mounts = [*directory_mounts(plan), *shared_mounts, *state_mounts, *mounts]
     preparing, running = balancer_containers(plan, _environment(plan), mounts)
     return {
         "apiVersion": "v1",
@@ -150,7 +144,8 @@ def _pod(plan: Plan) -> Object:
                     {"name": name, "hostPath": {"path": str(directory), "type": "Directory"}}
                     for name, directory in directories(plan)
                 ),
-                *more_volumes,
+                *shared,
+                *states,
                 *volumes,
             ],
         },
