@@ -631,6 +631,10 @@ def test_without_helm_test() -> None:
     ("settings", "said"),
     [
         ([], "192.0.2.10/24 moves among the nodes of Deployment havip (VRID 10, VRRP version 3)."),
+        (
+            ["election=lease"],
+            "192.0.2.10/24 moves among the nodes of Deployment havip (Lease havip-10).",
+        ),
         ([], "helm test --namespace vip havip"),
         ([], "exec deployment/havip -- havip status"),
         (["kind=DaemonSet"], "exec daemonset/havip -- havip status"),
