@@ -532,6 +532,47 @@ def test_a_static_pod_has_a_kubeconfig_only_if_it_needs_one(
     assert volumes.get("kubeconfig-file") == wanted
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        pytest.param(
+            ["systemd", "--election=lease"],
+            "election lease (flag --election): there is no access to the Kubernetes API",
+            id="a unit without any",
+        ),
+        pytest.param(
+            ["systemd", "--election=lease", "--kube-token-file=/etc/havip/api/token"],
+            "kubeCaFile: https://127.0.0.1:6443 cannot be verified; the credential is withheld",
+            id="a token without a CA",
+        ),
+        pytest.param(
+            ["static-pod", "--election=lease", "--kube-token-file=/etc/havip/api/token"],
+            "kubeCaFile: https://127.0.0.1:6443 cannot be verified; the credential is withheld",
+            id="in a pod likewise",
+        ),
+        pytest.param(
+            [
+                *("static-pod", "--election=lease", "--kubeconfig-file=/etc/havip/api/config"),
+                "--kube-api-server=https://192.0.2.10:6443",
+            ],
+            "(flag --kube-api-server): is the VIP, which leads to nobody",
+            id="only by the VIP",
+        ),
+    ],
+)
+def test_an_election_that_could_not_begin_is_refused(words: list[str], problem: str) -> None:
+    kind, *flags = words
+    assert problem in refusal(kind, VIP, *flags)
+
+
+def test_what_could_not_be_shown_is_said() -> None:
+    done = manifest("systemd", VIP, "--kube-events")
+    assert done.returncode == 0
+    assert "kubeEvents: there is no access to the Kubernetes API, so it has no" in done.stderr
+    with_access = manifest("systemd", VIP, "--kube-events", "--kubeconfig-file=/root/config")
+    assert "no access" not in with_access.stderr
+
+
 OWN = "https://127.0.0.1:6443"
 
 

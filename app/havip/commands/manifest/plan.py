@@ -81,7 +81,7 @@ class PodPlan:
 class Plan:
     name: str
     namespace: str
-    settings: Settings
+    loaded: Loaded
     given: dict[str, Any]
     """By the attributes' names, what was set and what follows from the VRID."""
     routers: tuple[RouterSettings, ...]
@@ -90,6 +90,10 @@ class Plan:
     """Only a service account will do."""
     pod: PodPlan
     """Of no meaning where there is no pod."""
+
+    @property
+    def settings(self) -> Settings:
+        return self.loaded.settings
 
     @property
     def listen(self) -> Endpoint:
@@ -209,7 +213,7 @@ def plan(loaded: Loaded, arguments: argparse.Namespace) -> Plan:
     made = Plan(
         name=arguments.name,
         namespace=getattr(arguments, "namespace", ""),
-        settings=settings,
+        loaded=loaded,
         given=given,
         routers=tuple(loaded.routers.values()),
         is_in_cluster=loaded.is_in_cluster,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from havip.commands.manifest.access import judge_access
 from havip.commands.manifest.document import Document, key_steps
 from havip.commands.manifest.places import Distribution, with_own_api_server
 from havip.commands.manifest.plan import (
@@ -52,6 +53,7 @@ def static_pod(plan: Plan, distribution: Distribution, *, is_init: bool) -> Docu
     plan = with_own_api_server(plan)
     balancer = f"HAProxy's image: {plan.pod.balancer_image}"
     refuse([*no_service_account(plan), *own_directories(plan), *load_balancer_of(plan)])
+    about_access = judge_access(plan)
     file = f"{distribution.static_pods}/{plan.name}.yaml"
     steps: tuple[str, ...] = (
         f"the image: {distribution.import_image}",
@@ -71,7 +73,7 @@ def static_pod(plan: Plan, distribution: Distribution, *, is_init: bool) -> Docu
     return Document(
         text=comment(head) + to_yaml(_pod(plan)),
         steps=steps,
-        warnings=(*distribution.warnings(plan.settings),),
+        warnings=(*about_access, *distribution.warnings(plan.settings)),
     )
 
 

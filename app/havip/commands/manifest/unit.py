@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from havip.commands.manifest.access import judge_access
 from havip.commands.manifest.document import Document, key_steps
 from havip.commands.manifest.places import with_own_api_server
 from havip.commands.manifest.plan import (
@@ -103,6 +104,7 @@ def unit(plan: Plan, program: str) -> Document:
     """
     plan = with_own_api_server(without_overrides(plan))
     refuse([*no_service_account(plan), *load_balancer_of(plan)])
+    warnings = judge_access(plan)
     has_balancer = plan.settings.load_balancer
     file = f"/etc/systemd/system/{plan.name}.service"
     steps = (
@@ -134,7 +136,7 @@ def unit(plan: Plan, program: str) -> Document:
         # The program, or a kubeconfig, may lie there.
         protect_home="read-only" if any(map(_is_at_home, files)) else "yes",
     )
-    return Document(text=comment(head) + text, steps=steps, mode=0o644)
+    return Document(text=comment(head) + text, steps=steps, warnings=warnings, mode=0o644)
 
 
 def _is_at_home(path: str) -> bool:

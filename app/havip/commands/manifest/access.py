@@ -1,0 +1,47 @@
+"""Whether the daemon will reach the Kubernetes API: judged as by `havip run`, without its files.
+
+What is missing would show on the nodes otherwise, where the daemon refuses to start.
+"""
+
+from __future__ import annotations
+
+from havip.commands.manifest.plan import Plan, refuse
+from havip.core.config import TlsConfig
+from havip.settings.errors import ConfigWarning
+from havip.settings.kube import LOCAL_API, Reach, access_of
+from havip.settings.lease import lacks_for_lease, lacks_to_show
+from havip.settings.values import AUTO
+
+_OF_THE_KUBECONFIG = "the kubeconfig's"
+
+
+def judge_access(plan: Plan) -> tuple[ConfigWarning, ...]:
+    """What will have no effect, of a pod or a host that has no service account.
+
+    Raises:
+        ConfigError: a Lease elects, and there is no way to it.
+    """
+    reach = _reach(plan)
+    access, about_access = access_of(plan.loaded, reach)
+    refuse(lacks_for_lease(plan.loaded, reach, access, about_access))
+    return (*about_access, *lacks_to_show(plan.loaded, access))
+
+
+def _reach(plan: Plan) -> Reach:
+    """As far as it is known without reading the files, which the nodes have."""
+    given = plan.given
+    kubeconfig = given.get("kubeconfig_file")
+    has_own = bool(given.get("kube_token_file") or given.get("kube_client_cert_file"))
+    servers = given.get("kube_api_server", (AUTO,))
+    if servers == (AUTO,):
+        servers = (_OF_THE_KUBECONFIG,) if kubeconfig else (LOCAL_API,) if has_own else ()
+    return Reach(
+        servers=servers,
+        tls=TlsConfig(
+            ca_file=given.get("kube_ca_file") or kubeconfig,
+            client_cert_file=given.get("kube_client_cert_file"),
+        ),
+        token_file=given.get("kube_token_file") or kubeconfig,
+        token=None,
+        is_asked_for=has_own or bool(kubeconfig or servers or given.get("kube_ca_file")),
+    )
