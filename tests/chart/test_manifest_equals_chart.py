@@ -419,12 +419,62 @@ def test_a_static_pod(settings: list[str], environ: dict[str, str], tmp_path: Pa
 # The schemas of the API ----------------------------------------------------------------------
 
 
+SHOWN = ["--kube-holder-lease", "--kube-events", "--kube-holder-label", "--kube-node-watch"]
+DISCOVERS = ["--vrrp-unicast-peers=auto", "--kube-peers-service=peers-havip"]
+FORMS: list[Any] = [
+    pytest.param(
+        [KEYS, "--metrics", "--realtime", "--check-service-ca-file=/etc/kubernetes/ca.crt"],
+        id="everything of the pod",
+    ),
+    pytest.param(["--election=lease"], id="election by a Lease"),
+    pytest.param([*SHOWN, *DISCOVERS], id="what Kubernetes shows and names"),
+]
+WITH_ACCESS: list[Any] = [
+    pytest.param(["--kube-events", "--kubeconfig-file=/etc/havip/api/config"], id="kubeconfig"),
+    pytest.param(
+        [
+            *("--kube-events", "--kube-api-server=https://127.0.0.1:6443"),
+            *("--kube-token-file=/etc/havip/api/token", "--kube-ca-file=/etc/kubernetes/ca.crt"),
+        ],
+        id="token",
+    ),
+]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("kind", ["static-pod", "daemonset"])
-def test_the_api_takes_it(kind: str, version: str) -> None:
-    flags = [VIP, KEYS, "--metrics", "--realtime", "--check-service-ca-file=/etc/kubernetes/ca.crt"]
-    made = objects(kind, *flags)
-    if kind == "daemonset":
-        made += objects(kind, *flags, "--nodes=control-plane")
+@pytest.mark.parametrize("flags", [*FORMS, *WITH_ACCESS])
+def test_the_api_takes_a_static_pod(flags: list[str], version: str) -> None:
+    for each in ("--for=kubeadm", "--for=k3s"):
+        kubernetes_validate.validate(static_pod(VIP, *flags, each), version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("flags", FORMS)
+@pytest.mark.parametrize("nodes", ["all", "control-plane"])
+def test_the_api_takes_a_daemonset(flags: list[str], nodes: str, version: str) -> None:
+    made = objects("daemonset", VIP, *flags, f"--nodes={nodes}")
+    kinds = {each["kind"] for each in made}
+    assert {"ServiceAccount", "ConfigMap", "DaemonSet"} <= kinds
+    assert ("Lease" in kinds) is ("--election=lease" in flags or flags[0] == SHOWN[0])
     for each in made:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("flags", FORMS)
+def test_the_api_takes_what_a_helmchart_makes(
+    flags: list[str], version: str, tmp_path: Path
+) -> None:
+    """There is no schema of a HelmChart: of its own chart, by its own values."""
+    (made,) = objects("helmchart", VIP, *flags, f"--chart={CHART}")
+    spec = made["spec"]
+    inside = tmp_path / "inside.tgz"
+    inside.write_bytes(base64.b64decode(spec["chartContent"]))
+    rendered = render(
+        yaml.safe_load(spec["valuesContent"]),
+        chart=inside,
+        kube=version,
+        namespace=spec["targetNamespace"],
+    )
+    for each in rendered.objects:
         kubernetes_validate.validate(each, version, strict=True)
