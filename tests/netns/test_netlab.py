@@ -107,7 +107,8 @@ def test_power_off_moves_the_vip(lab: Lab, vip: str, options: dict[str, object])
     assert seen.answered_by == ("h1", "h2")
     assert 0 < seen.lost < seen.sent
     assert answered_at - done_at <= seen.longest_gap_s <= answered_at - began_at
-    (came,) = (e for e in lab.watch.vip_events(plain_address(vip)) if e.host == "h2" and e.present)
+    # h2 may have started first, and have had it before h1.
+    came = [e for e in lab.watch.vip_events(plain_address(vip)) if e.host == "h2" and e.present][-1]
     assert came.at - done_at <= held.none_s <= came.at - began_at
     assert held.two_s == 0
     assert held.holders == ("h2",)
