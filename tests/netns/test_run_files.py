@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import time
 from pathlib import Path
@@ -106,6 +107,43 @@ def test_a_file_that_an_editor_changes(one: Lab, tmp_path: Path) -> None:
     config.write_text(CONFIG.format(130))
     wait_for_line(daemon, "configuration reloaded", 2)
     wait_for_adverts(one, "h1", 2, time.monotonic(), priority=130)
+
+
+def test_a_kubeconfig_that_is_made_later(one: Lab, tmp_path: Path, certificates) -> None:
+    """As k3s makes it at its first start, which may be after havip's."""
+    path = tmp_path / "k3s.yaml"
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"{CONFIG.format(100)}kubeconfigFile: {path}\n"
+        "checkKubeApi: true\ncheckKubeApiWeight: 20\ncheckKubeApiInterval: 0.5\n"
+    )
+    daemon = start_with(one["h1"], config)
+    holder(one)
+
+    def why() -> str:
+        (check,) = one["h1"].status()["checks"]
+        return str(check["detail"])
+
+    becomes(why, f"the kubeconfig {path} is not there yet: it says which server to ask")
+    ca = Path(certificates.path("ca.pem")).read_text()
+    data = base64.b64encode(ca.encode()).decode()
+    new = tmp_path / "new"
+    new.write_text(
+        "current-context: x\ncontexts: [{name: x, context: {cluster: c, user: u}}]\n"
+        "clusters: [{name: c, cluster: {server: 'https://127.0.0.1:6443', "
+        f"certificate-authority-data: {data}}}}}]\nusers: [{{name: u, user: {{token: t0ken}}}}]\n"
+    )
+    new.chmod(0o600)
+    new.rename(path)
+    wait_for_line(daemon, "configuration reloaded", 1)
+    becomes(
+        why,
+        "nothing listens on 127.0.0.1:6443 (connection refused): start the API server, or correct "
+        "checkKubeApiUrl",
+    )
+    # Once it was there, its absence is no reason to go on without it.
+    path.unlink()
+    assert "No such file" in wait_for_line(daemon, REFUSED, 1)["problem"]
 
 
 def test_a_key_file_that_comes_later_than_what_names_its_key(one: Lab, tmp_path: Path) -> None:

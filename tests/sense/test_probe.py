@@ -175,6 +175,14 @@ def test_nothing_listens(scheme):
     assert "nothing listens" in finished.detail
 
 
+def test_what_is_not_there_yet_fails_for_that_reason():
+    """And nobody is asked: it may be another server than the one that is meant."""
+    requests: list[bytes] = []
+    finished = probe_http(answering(OK, requests=requests), awaits="no kubeconfig yet")
+    assert (finished.result, finished.detail) == (ProbeResult.FAILED, "no kubeconfig yet")
+    assert requests == []
+
+
 def test_a_name_that_does_not_exist():
     finished = asyncio.run(probe(check("http://nothing.invalid:80/", timeout_s=30.0)))
     assert finished.result is ProbeResult.NAME_NOT_FOUND

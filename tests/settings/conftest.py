@@ -60,6 +60,7 @@ def load_from(tmp_path: Path) -> Load:
         file: str | None = None,
         mode: int = 0o600,
         service_account: Path = tmp_path / "none",
+        may_wait: bool = True,
     ) -> Loaded:
         words: Sequence[str] = flags
         if file is not None:
@@ -69,6 +70,11 @@ def load_from(tmp_path: Path) -> Load:
             words = [*flags, f"--config={path}"]
         parser = argparse.ArgumentParser(allow_abbrev=False)
         add_arguments(parser)
-        return load(parser.parse_args(words), environ or {}, service_account=str(service_account))
+        return load(
+            parser.parse_args(words),
+            environ or {},
+            service_account=str(service_account),
+            may_wait=may_wait,
+        )
 
     return load_them

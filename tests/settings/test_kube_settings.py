@@ -501,3 +501,90 @@ class TestKubeconfig:
         )
         assert words in problem.problem
         assert "vipAddressCidr" not in problem.remedy
+
+
+class TestFilesThatAreNotThereYet:
+    """As of a unit that starts before k3s has made /etc/rancher/k3s/k3s.yaml for the first time."""
+
+    def test_a_kubeconfig(self, load_from: Load, host: Host, files: Path) -> None:
+        path = files / "admin.conf"
+        flags = [VIP, f"--kubeconfig-file={path}", "--check-kube-api", "--kube-events"]
+        config, warnings = resolve(load_from(*flags), host)
+        assert config.kube is None
+        (check,) = config.checks
+        assert check.awaits == (
+            f"the kubeconfig {path} is not there yet: it says which server to ask"
+        )
+        assert list(map(str, warnings)) == [
+            f"kubeconfigFile: {path} is not there yet, and VRRP goes on without it; it is picked "
+            "up once it is made; correct the path if nothing makes it"
+        ]
+        kubeconfig(files)
+        config, _ = resolve(load_from(*flags), host)
+        assert config.kube
+        assert config.checks[0].awaits == ""
+        assert config.shows_events
+
+    def test_it_does_not_give_way_to_the_service_account(
+        self, load_from: Load, host: Host, files: Path, service_account: Path
+    ) -> None:
+        loaded = load_from(
+            VIP,
+            f"--kubeconfig-file={files / 'admin.conf'}",
+            environ=IN_CLUSTER,
+            service_account=service_account,
+        )
+        config, _ = resolve(loaded, host)
+        assert config.kube is None
+
+    @pytest.mark.parametrize(
+        ("setting", "flag"),
+        [
+            ("kubeCaFile", "--kube-ca-file"),
+            ("kubeTokenFile", "--kube-token-file"),
+            ("kubeClientCertFile", "--kube-client-cert-file"),
+            ("kubeClientKeyFile", "--kube-client-key-file"),
+            ("checkKubeApiCaFile", "--check-kube-api-ca-file"),
+            ("checkKubeApiTokenFile", "--check-kube-api-token-file"),
+            ("checkKubeApiClientCertFile", "--check-kube-api-client-cert-file"),
+            ("checkKubeApiClientKeyFile", "--check-kube-api-client-key-file"),
+        ],
+    )
+    def test_another_file(
+        self, setting: str, flag: str, load_from: Load, host: Host, files: Path
+    ) -> None:
+        """It is looked at before each request, and so needs no reload."""
+        given = {
+            "--kube-ca-file": files / "ca.crt",
+            "--kube-client-cert-file": files / "client.crt",
+            "--kube-client-key-file": files / "client.key",
+            "--check-kube-api-ca-file": files / "ca.crt",
+            "--check-kube-api-client-cert-file": files / "client.crt",
+            "--check-kube-api-client-key-file": files / "client.key",
+        } | {flag: files / "later"}
+        flags = [f"{name}={path}" for name, path in given.items()]
+        config, warnings = resolve(load_from(VIP, "--check-kube-api", *flags), host)
+        assert config.kube
+        assert [each.field for each in warnings] == [setting]
+        with pytest.raises(ConfigError, match="cannot be read: No such file"):
+            resolve(load_from(VIP, "--check-kube-api", *flags, may_wait=False), host)
+
+    @pytest.mark.parametrize("content", [None, "", "a: ["], ids=["a directory", "empty", "no YAML"])
+    def test_one_that_is_there_has_to_be_right(
+        self, content: str | None, load_from: Load, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "admin.conf"
+        path.mkdir() if content is None else path.write_text(content)
+        with pytest.raises(ConfigError):
+            load_from(VIP, f"--kubeconfig-file={path}")
+
+    @pytest.mark.parametrize(
+        "flags",
+        [["--election=lease"], ["--vrrp-unicast-peers=auto", "--kube-peers-selector=a"]],
+        ids=["a Lease elects", "the peers are discovered"],
+    )
+    def test_not_where_nothing_goes_on_without_it(
+        self, flags: list[str], load_from: Load, files: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match="cannot be read: No such file"):
+            load_from(VIP, *flags, f"--kubeconfig-file={files / 'admin.conf'}")

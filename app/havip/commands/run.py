@@ -76,9 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in warnings:
         journal.warning(str(warning))
 
+    may_wait = bool(loaded.awaits)
+
     def reload(files: FileWatch) -> NodeConfig:
-        reloaded = load(arguments, os.environ, before_reading=files.note)
+        nonlocal may_wait
+        # What was there once and goes is no reason to go on without it: the old access stays.
+        reloaded = load(arguments, os.environ, before_reading=files.note, may_wait=may_wait)
         new, new_warnings = resolve(reloaded, read_host())
+        may_wait = bool(reloaded.awaits)
         for each in new_warnings:
             warn(str(each))
         for name in ("listen", "metrics_listen", "log_format", "debug"):

@@ -328,6 +328,8 @@ class CheckConfig:
     """The setting that names its CA, where that is not its own `…CaFile`."""
     remedy: str = ""
     """What to do where nothing has ever answered; empty: as for a URL."""
+    awaits: str = ""
+    """What has to come before there is anything to ask; until then it fails, for that reason."""
 
     def setting(self, suffix: str) -> str:
         """The name of one of its settings, for a remedy: `checkKubeApiUrl` of `Url`."""

@@ -44,6 +44,8 @@ class Target:
 
         Never raises for what the other side, the network or a file does.
         """
+        if self.config.awaits:
+            return ProbeResult.FAILED, self.config.awaits
         attempt = Attempt(
             self._host,
             self._port,

@@ -96,23 +96,23 @@ def _api_check(loaded: Loaded, reach: Reach) -> tuple[CheckConfig, list[ConfigWa
         settings.check_kube_api_client_cert_file,
         settings.check_kube_api_client_key_file,
     )
-    for name, path in (
-        ("checkKubeApiCaFile", ca_file),
-        ("checkKubeApiClientCertFile", certificate),
+    for name, path, require in (
+        ("checkKubeApiCaFile", ca_file, require_certificate),
+        ("checkKubeApiClientCertFile", certificate, require_certificate),
+        ("checkKubeApiTokenFile", settings.check_kube_api_token_file, require_token),
+        ("checkKubeApiClientKeyFile", key, require_readable),
     ):
-        if path:
-            require_certificate(name, path)
-    if settings.check_kube_api_token_file:
-        require_token("checkKubeApiTokenFile", settings.check_kube_api_token_file)
-    if key:
-        require_readable("checkKubeApiClientKeyFile", key)
+        if path and name not in loaded.awaits:
+            require(name, path)
 
     tls = TlsConfig()
     token, token_file = None, settings.check_kube_api_token_file
     has_own = bool(token_file or certificate)
     is_told = False
-    ca_setting = ""
+    ca_setting = awaits = ""
     if url == AUTO:
+        if file := loaded.awaits.get("kubeconfigFile"):
+            awaits = f"the kubeconfig {file} is not there yet: it says which server to ask"
         ca_setting = "" if ca_file else "kubeCaFile"
         is_told = reach.is_asked_for and not reach.has_ca
         url = reach.servers[0] if reach.servers else LOCAL_API
@@ -170,6 +170,7 @@ def _api_check(loaded: Loaded, reach: Reach) -> tuple[CheckConfig, list[ConfigWa
             token_file=token_file,
             token=token,
             ca_setting=ca_setting,
+            awaits=awaits,
         ),
-        warnings,
+        [] if awaits else warnings,
     )

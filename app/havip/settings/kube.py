@@ -63,14 +63,14 @@ def reach_of(loaded: Loaded) -> Reach:
             remedy="mount one (serviceAccountName, automountServiceAccountToken: true), or set "
             "in_cluster: false with api_server, token and ca_cert",
         )
-    if settings.kube_ca_file:
-        require_certificate("kubeCaFile", settings.kube_ca_file)
-    if settings.kube_client_cert_file:
-        require_certificate("kubeClientCertFile", settings.kube_client_cert_file)
-    if settings.kube_token_file:
-        require_token("kubeTokenFile", settings.kube_token_file)
-    if settings.kube_client_key_file:
-        require_readable("kubeClientKeyFile", settings.kube_client_key_file)
+    for name, path, require in (
+        ("kubeCaFile", settings.kube_ca_file, require_certificate),
+        ("kubeClientCertFile", settings.kube_client_cert_file, require_certificate),
+        ("kubeTokenFile", settings.kube_token_file, require_token),
+        ("kubeClientKeyFile", settings.kube_client_key_file, require_readable),
+    ):
+        if path and name not in loaded.awaits:
+            require(name, path)
 
     tls = TlsConfig()
     token, token_file = settings.kube_token, settings.kube_token_file
@@ -121,6 +121,16 @@ def reach_of(loaded: Loaded) -> Reach:
         )
         or has_own,
     )
+
+
+def awaited(loaded: Loaded) -> Iterator[ConfigWarning]:
+    """Each file that is not there yet: one that is misspelt is not waited for in silence."""
+    for name, path in loaded.awaits.items():
+        yield ConfigWarning(
+            field=name,
+            problem=f"{path} is not there yet, and VRRP goes on without it",
+            remedy="it is picked up once it is made; correct the path if nothing makes it",
+        )
 
 
 def _before_the_vip(server: str, loaded: Loaded) -> tuple[str, ...]:
@@ -180,7 +190,7 @@ def may_depend_on_the_vip(loaded: Loaded, reach: Reach) -> Iterator[ConfigWarnin
 def access_of(loaded: Loaded, reach: Reach) -> tuple[KubeAccess | None, list[ConfigWarning]]:
     """The access, or None, with a warning if the user has asked for it."""
     problem = remedy = field = ""
-    if not reach.servers:
+    if not reach.servers or "kubeconfigFile" in loaded.awaits:
         return None, []
     servers = ", ".join(reach.servers)
     if not reach.has_ca:

@@ -45,7 +45,7 @@ def lacks_to_show(loaded: Loaded, access: KubeAccess | None) -> Iterator[ConfigW
         ("kubeHolderLabel", settings.kube_holder_label),
         ("kubeNodeWatch", settings.kube_node_watch),
     ):
-        if is_on and access is None:
+        if is_on and access is None and "kubeconfigFile" not in loaded.awaits:
             yield ConfigWarning(
                 field=name,
                 problem="there is no access to the Kubernetes API, so it has no effect",

@@ -6,6 +6,7 @@ What depends on the host (interfaces, addresses) is `resolve`'s.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,11 +21,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from havip.core.config import Secret
-from havip.files import open_regular
+from havip.files import identity, open_regular
 from havip.settings import keys, rules, sources, values
 from havip.settings.errors import ConfigError, ConfigWarning, Problem
 from havip.settings.kubeconfig import Kubeconfig, read_kubeconfig
-from havip.settings.model import AllSettings, RouterSettings, Settings
+from havip.settings.model import AllSettings, Election, RouterSettings, Settings
 from havip.settings.sources import Found, RankedSource
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -70,6 +71,8 @@ class Loaded:
     is_in_cluster: bool = False
     """Whether there has to be a service account."""
     kubeconfig: Kubeconfig | None = None
+    awaits: Mapping[str, str] = field(default_factory=dict)
+    """By setting, the files of the access to the Kubernetes API that are not there yet."""
     warnings: tuple[ConfigWarning, ...] = ()
 
     def traced(self, problem: Problem) -> Problem:
@@ -90,6 +93,7 @@ def load(
     service_account: str = SERVICE_ACCOUNT,
     before_reading: Callable[[str], None] = lambda _path: None,
     is_for_here: bool = True,
+    may_wait: bool = True,
 ) -> Loaded:
     """Read all sources; the files anew each time, so that a reload can call it again.
 
@@ -101,6 +105,8 @@ def load(
             cannot be read.
         is_for_here: whether it is for this host. If not, the node has no name unless one is given,
             and files that settings name are not read: stand-ins take the place of their secrets.
+        may_wait: whether a kubeconfig, and what else VRRP can do without until it is made, may be
+            missing: k3s and RKE2 write theirs at their first start, which may be after havip's.
 
     Raises:
         ConfigError: with everything that is wrong, as far as it can be seen at once.
@@ -127,8 +133,15 @@ def load(
         routers = _routers(settings, ranked, where, findings, read)
         findings.problems += rules.of_all(settings, routers)
     kubeconfig: Kubeconfig | None = None
-    if settings is not None and settings.kubeconfig_file and is_for_here:
-        before_reading(settings.kubeconfig_file)
+    awaits: dict[str, str] = {}
+    if settings is not None and is_for_here:
+        if may_wait and settings.election is Election.VRRP:
+            # Without the API, who is to discover the peers would be silent in any case.
+            is_discovering = any(router.discovers_peers for router in routers.values())
+            awaits = {} if is_discovering else _awaited(settings)
+        if settings.kubeconfig_file:
+            before_reading(settings.kubeconfig_file)
+    if settings and settings.kubeconfig_file and is_for_here and "kubeconfigFile" not in awaits:
         with _noting(findings):
             kubeconfig = read_kubeconfig(settings.kubeconfig_file)
             findings.warnings += kubeconfig.warnings
@@ -149,8 +162,28 @@ def load(
         why_no_cluster=why_no_cluster,
         is_in_cluster=any(found.is_in_cluster for found in ranked),
         kubeconfig=kubeconfig,
+        awaits=awaits,
         warnings=tuple(findings.warnings),
     )
+
+
+def _awaited(settings: Settings) -> dict[str, str]:
+    """The files that are not there. One that is there, whatever it holds, is not awaited."""
+    return {
+        name: path
+        for name, path in (
+            ("kubeconfigFile", settings.kubeconfig_file),
+            ("kubeCaFile", settings.kube_ca_file),
+            ("kubeTokenFile", settings.kube_token_file),
+            ("kubeClientCertFile", settings.kube_client_cert_file),
+            ("kubeClientKeyFile", settings.kube_client_key_file),
+            ("checkKubeApiCaFile", settings.check_kube_api_ca_file),
+            ("checkKubeApiTokenFile", settings.check_kube_api_token_file),
+            ("checkKubeApiClientCertFile", settings.check_kube_api_client_cert_file),
+            ("checkKubeApiClientKeyFile", settings.check_kube_api_client_key_file),
+        )
+        if path and identity(path) == errno.ENOENT
+    }
 
 
 def _node_name(ranked: Iterable[Found], default: str) -> str:

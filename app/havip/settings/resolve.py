@@ -28,7 +28,7 @@ from havip.core.host import Host, HostAddress, Interface
 from havip.settings.balancer import balancer_of, lacks_for_balancer, with_balancer
 from havip.settings.checks import checks_of
 from havip.settings.errors import ConfigError, ConfigWarning, Problem
-from havip.settings.kube import access_of, may_depend_on_the_vip, reach_of
+from havip.settings.kube import access_of, awaited, may_depend_on_the_vip, reach_of
 from havip.settings.lease import holder_lease_of, lacks_for_lease, lacks_to_show, lease_of
 from havip.settings.load import Loaded
 from havip.settings.model import RouterSettings
@@ -76,7 +76,7 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
         problems += lacks_for_lease(loaded, reach, access, about_access)
         checks, about_checks = checks_of(loaded, reach)
         warnings += [*about_access, *about_checks, *lacks_to_show(loaded, access)]
-        warnings += may_depend_on_the_vip(loaded, reach)
+        warnings += [*awaited(loaded), *may_depend_on_the_vip(loaded, reach)]
         balancer = balancer_of(loaded, host)
         problems += lacks_for_balancer(balancer, access)
     except ConfigError as error:
