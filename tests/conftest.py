@@ -20,18 +20,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test on real packets may fail once: a shared machine can stop any process for a second.
+    """A test on real packets is repeated: a shared machine can stop any process for seconds.
 
-    What is wrong fails twice. What failed once is told in full all the same, see below.
+    What is wrong fails three times. What failed is told in full all the same, see below.
     """
     for item in items:
         if item.get_closest_marker("netns"):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=2))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("rerun"):
-        terminalreporter.write_sep("=", f"failed once: {report.nodeid}")
+        terminalreporter.write_sep("=", f"failed, and was repeated: {report.nodeid}")
         terminalreporter.write_line(report.longreprtext)
         for title, text in report.sections:
             terminalreporter.write_sep("-", title)
