@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pem import CERTIFICATE
+
 HOST = """\
 ip link set lo up
 ip link add d0 type veth peer name d1
@@ -63,7 +65,7 @@ def test_each_value_with_its_origin(tmp_path: Path) -> None:
 
 @pytest.mark.netns
 def test_peers_that_are_to_be_discovered_are_told_by_their_list(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "ca.pem").write_text(CERTIFICATE)
     (tmp_path / "token").write_text("t0ken")
     done = check_config(
         VIP,

@@ -12,6 +12,7 @@ import yaml
 
 from guides import ON_CLUSTER, ROOT, RUN_ALONE, Command, commands, files, guides, why_not
 from havip.__main__ import main
+from pem import CERTIFICATE
 
 COMMANDS = [command for guide in guides() for command in commands(guide)]
 FILES = [(guide.name, path, text) for guide in guides() for path, text in files(guide)]
@@ -81,8 +82,7 @@ def test_check_config(command: Command, tmp_path: Path) -> None:
     "text", [pytest.param(text, id=guide) for guide, path, text in FILES if "etc/havip" in path]
 )
 def test_a_configuration_file(text: str, tmp_path: Path) -> None:
-    certificate = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
-    contents = {"password": "s3cret", "token": "a.b.c", "server-ca.crt": certificate}
+    contents = {"password": "s3cret", "token": "a.b.c", "server-ca.crt": CERTIFICATE}
     for path in re.findall(r"^\w+File: (\S+)$", text, re.MULTILINE):
         file = tmp_path / Path(path).name
         file.write_text(contents[file.name])

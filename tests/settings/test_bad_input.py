@@ -19,6 +19,7 @@ import pytest
 
 from havip.core.host import Host, HostAddress, Interface
 from havip.settings import ConfigError, Loaded, resolve
+from pem import CERTIFICATE
 
 SPECIFICATION = Path(__file__).parent / "bad_input.txt"
 VIP = "--vip-address-cidr=192.0.2.10/24"
@@ -118,7 +119,7 @@ def test_a_file_that_is_no_regular_one(setting: str, name: str, tmp_path: Path) 
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("fifo")
     certificate = tmp_path / "certificate.pem"
-    certificate.write_text("-----BEGIN CERTIFICATE-----\n")
+    certificate.write_text(CERTIFICATE)
     path = tmp_path / name
     files = {setting: path}
     if "Client" in setting:

@@ -10,6 +10,7 @@ import pytest
 from havip.core.config import CheckConfig, TlsConfig
 from havip.core.host import Host
 from havip.settings import ConfigWarning, Loaded, resolve
+from pem import CERTIFICATE
 
 VIP = "--vip-address-cidr=192.0.2.10/24"
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -36,7 +37,7 @@ def check(load_from: Load, host: Host) -> Check:
 @pytest.fixture
 def pem(tmp_path: Path) -> Path:
     path = tmp_path / "ca.crt"
-    path.write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+    path.write_text(CERTIFICATE)
     return path
 
 
@@ -144,7 +145,7 @@ class TestApiServer:
 
     def test_in_cluster(self, check: Check, service_account: Path) -> None:
         ca_file = service_account / "ca.crt"
-        ca_file.write_text("-----BEGIN CERTIFICATE-----\n")
+        ca_file.write_text(CERTIFICATE)
         found, warnings = check(
             "--check-kube-api", environ=IN_CLUSTER, service_account=service_account
         )
@@ -177,7 +178,7 @@ class TestApiServer:
     def test_the_service_account_goes_to_no_other_server(
         self, check: Check, service_account: Path
     ) -> None:
-        (service_account / "ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+        (service_account / "ca.crt").write_text(CERTIFICATE)
         found, _ = check(
             "--check-kube-api",
             "--check-kube-api-url=https://api.example.org:6443",

@@ -17,11 +17,11 @@ import pytest
 from havip.core.config import AllUnhealthy, NodeConfig, Secret
 from havip.core.host import Host, HostAddress
 from havip.settings import ConfigError, ConfigWarning, Loaded, resolve
+from pem import CERTIFICATE as PEM
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "values-examples" / "ha-vip-manager").glob("*.yaml"))
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-PEM = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
 VIP = "vip: 192.0.2.10/24\n"
 
 Load = Callable[..., Loaded]

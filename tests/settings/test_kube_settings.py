@@ -14,10 +14,12 @@ import yaml
 from havip.core.config import KubeAccess, Secret, TlsConfig
 from havip.core.host import Host
 from havip.settings import ConfigError, Loaded, load, resolve
+from pem import CERTIFICATE as PEM
+from pem import MALFORMED
 
 VIP = "--vip-address-cidr=192.0.2.10/24"
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-PEM = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
+MALFORMED_DATA = base64.b64encode(MALFORMED.encode()).decode()
 DATA = base64.b64encode(PEM.encode()).decode()
 LOCAL = "https://127.0.0.1:6443"
 API = "https://api.example.org:6443"
@@ -30,6 +32,7 @@ def files(tmp_path: Path) -> Path:
     """A directory with a CA, a client certificate, its key and a token."""
     for name in ("ca.crt", "client.crt", "client.key", "own.crt"):
         (tmp_path / name).write_text(PEM)
+    (tmp_path / "bad.crt").write_text(MALFORMED)
     (tmp_path / "token").write_text("t0ken")
     (tmp_path / "empty").write_text("\n")
     return tmp_path
@@ -438,6 +441,12 @@ class TestKubeconfig:
             ({"certificate-authority-data": "eA=="}, None, "holds no certificate (PEM)"),
             ({"certificate-authority": "missing"}, None, "cannot be read: No such file"),
             ({"certificate-authority": "token"}, None, "holds no certificate (PEM)"),
+            (
+                {"certificate-authority-data": MALFORMED_DATA},
+                None,
+                "authority-data holds a certificate that is malformed",
+            ),
+            ({"certificate-authority": "bad.crt"}, None, "holds a certificate that is malformed"),
             ({"insecure-skip-tls-verify": True}, None, "has insecure-skip-tls-verify"),
             ({"proxy-url": "http://p"}, None, "clusters[here].cluster.proxy-url is not supported"),
             (None, {"exec": {"command": "aws"}}, "exec is not supported; havip runs no programs"),

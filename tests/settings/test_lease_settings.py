@@ -10,6 +10,7 @@ import pytest
 from havip.core.config import LeaseConfig
 from havip.core.host import Host
 from havip.settings import Loaded, resolve
+from pem import CERTIFICATE
 
 Load = Callable[..., Loaded]
 VIP = "--vip-address-cidr=192.0.2.10/24"
@@ -18,7 +19,7 @@ VIP = "--vip-address-cidr=192.0.2.10/24"
 @pytest.fixture
 def access(tmp_path: Path) -> list[str]:
     certificate = tmp_path / "ca.crt"
-    certificate.write_text("-----BEGIN CERTIFICATE-----\n")
+    certificate.write_text(CERTIFICATE)
     token = tmp_path / "token"
     token.write_text("t")
     return [

@@ -12,6 +12,7 @@ import pytest
 from havip.core.config import NodeConfig, PeerSource, RouterConfig, Vip
 from havip.core.host import Host, HostAddress, Interface
 from havip.settings import ConfigError, ConfigWarning, Loaded, resolve
+from pem import CERTIFICATE
 
 Load = Callable[..., Loaded]
 Resolve = Callable[..., tuple[NodeConfig, list[ConfigWarning]]]
@@ -187,7 +188,7 @@ def test_the_own_address_of_another_interface_is_no_peer_either(
 @pytest.fixture
 def access(tmp_path: Path) -> list[str]:
     """Flags for an API server that is verified, and a credential for it."""
-    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "ca.pem").write_text(CERTIFICATE)
     (tmp_path / "token").write_text("t0ken")
     return [
         "--kube-api-server=https://192.0.2.2:6443",

@@ -17,7 +17,12 @@ from pydantic_core import PydanticCustomError
 
 from havip.core.config import Secret, TlsConfig
 from havip.settings.errors import ConfigError, ConfigWarning, Problem
-from havip.settings.pem import require_certificate, require_readable, require_token
+from havip.settings.pem import (
+    certificate_problem,
+    require_certificate,
+    require_readable,
+    require_token,
+)
 from havip.settings.values import api_server
 
 FIELD = "kubeconfigFile"
@@ -114,10 +119,8 @@ def _tls(cluster: _Part, user: _Part) -> TlsConfig:
     ca_file = None if ca_data else cluster.file("certificate-authority")
     if ca_file:
         require_certificate(FIELD, ca_file)
-    elif ca_data and "-----BEGIN CERTIFICATE-----" not in ca_data:
-        raise cluster.refused(
-            "certificate-authority-data", "holds no certificate (PEM)", "put the CA's there"
-        )
+    elif ca_data and (problem := certificate_problem(ca_data.encode())):
+        raise cluster.refused("certificate-authority-data", problem, "put the CA's there")
     certificate, key = user.data("client-certificate-data"), user.data("client-key-data")
     certificate_file = None if certificate else user.file("client-certificate")
     key_file = None if key else user.file("client-key")
