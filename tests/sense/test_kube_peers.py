@@ -158,7 +158,20 @@ def test_a_list_without_an_end_is_none(certificates: Any, items: list[Json]) -> 
 
 @pytest.mark.parametrize(
     "address",
-    [None, 7, "", "node-a", "127.0.0.1", "0.0.0.0", "224.0.0.18", "255.255.255.255", "fe80::1"],
+    [
+        *(
+            None,
+            7,
+            "",
+            "node-a",
+            "127.0.0.1",
+            "0.0.0.0",
+            "224.0.0.18",
+            "255.255.255.255",
+            "fe80::1",
+        ),
+        *("2001:db8::1%eth0", "::ffff:192.0.2.9", "10" * 3000),
+    ],
 )
 def test_what_no_node_can_be_reached_by_is_left_out(certificates: Any, address: object) -> None:
     told, _ = follow(

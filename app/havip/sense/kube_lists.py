@@ -149,7 +149,7 @@ def address_in(text: object) -> Iterator[Address]:
             or address.is_multicast
             or address.is_loopback
             or address.is_reserved
-            or (address.version == 6 and address.is_link_local)
+            or (address.version == 6 and (address.is_link_local or address.scope_id))
         ):
             yield address
 
