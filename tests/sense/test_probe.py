@@ -58,7 +58,11 @@ def probe_http(handler: Handler, path: str = "/healthz", **more: object) -> Prob
         (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, ProbeResult.PASSED, "HTTP 200"),
         (status(302, headers=b"Location: /x\r\n"), ProbeResult.WRONG_STATUS, "not followed"),
         (status(401), ProbeResult.UNAUTHORIZED, "wants credentials"),
-        (status(403), ProbeResult.FORBIDDEN, "may not read"),
+        (
+            status(403),
+            ProbeResult.FORBIDDEN,
+            "anonymous requests may not get /healthz: allow it by an RBAC rule",
+        ),
         (status(503), ProbeResult.WRONG_STATUS, "HTTP 503"),
         (
             status(500, b"[+]ping ok\n[-]etcd failed: reason withheld\n[-]log failed\n"),
