@@ -155,7 +155,10 @@ def test_good_ones(judge: Judge, major: int) -> None:
 DEFAULTS = {
     name: value
     for name, value in yaml.safe_load((CHART / "values.yaml").read_text("utf-8")).items()
-    if name.startswith(("check", "vrrp", "allUnhealthy", "virtualRouterId", "election", "lease"))
+    if name.startswith(
+        ("check", "vrrp", "allUnhealthy", "virtualRouterId", "election", "lease", "loadBalancer")
+    )
+    and not isinstance(value, dict)
     and value not in (None, "")
 }
 STATUSES = ("200", "200-299", "299-200", "200,301", "200,", ",", "600", "2xx", "200 - 299", " 200 ")
@@ -177,6 +180,30 @@ ANY: dict[str, Callable[[random.Random], Any]] = {
     "checkKubeApiClientCertFile": lambda _: "/client.pem",
     "checkKubeApiClientKeyFile": lambda _: "/client.key",
     "vipInterfaceName": lambda chance: chance.choice(("eth0", "a b", "a/b", "x" * 16)),
+}
+BACKENDS = (
+    *("a 192.0.2.11:6443", "b 192.0.2.12:6443", "192.0.2.13:6443", "c [2001:db8::11]:6443") * 4,
+    *(
+        "auto",
+        "",
+        "a",
+        "192.0.2.11",
+        "a b 192.0.2.11:6443",
+        "a/b 192.0.2.11:6443",
+        "-a 192.0.2.1:1",
+    ),
+    *("a 192.0.2.11:0", "a 192.0.2.11:65536", "a 192.0.2.11:06443", "a 192.0.2.300:1", "a x:6443"),
+    *("a 2001:db8::11:6443", "a [192.0.2.11]:6443", "a [2001:DB8:0::11]:6443", "a 0.0.0.0:6443"),
+    *("a 224.0.0.1:6443", "a 255.255.255.255:1", "a [::ffff:c000:20b]:6443", "a 127.0.0.1:6443"),
+)
+OF_BALANCER: dict[str, Callable[[random.Random], Any]] = {
+    "loadBalancerBackends": lambda chance: ",".join(
+        chance.choices(BACKENDS, k=chance.randint(1, 3))
+    ),
+    "loadBalancerCheckTimeout": lambda chance: chance.choice((0.1, 1.9, 2)),
+    "loadBalancerCheckExpectedStatus": lambda chance: chance.choice(STATUSES),
+    "loadBalancerCheckHost": lambda chance: chance.choice(("kubernetes", "a.b", "a b", "-a", "é")),
+    "loadBalancerPort": lambda chance: chance.choice((8443, 6443, 9650)),
 }
 OF_ALL: dict[str, Callable[[random.Random], Any]] = {
     "allUnhealthy": lambda chance: chance.choice(("drop", "hold")),
@@ -200,6 +227,9 @@ def any_settings(chance: random.Random) -> dict[str, Any]:
             for number, vip in enumerate(vips, start=1)
         ]
     if chance.random() < 0.5:
+        balancer = {"loadBalancer": True, "loadBalancerBackends": "a 192.0.2.11:6443"}
+        found |= balancer | some(OF_BALANCER, 2)
+    if chance.random() < 0.5:
         found["nodeOverrides"] = {node: some(ANY, 2) for node in ("node-a", "node-b")}
     return found
 
@@ -221,7 +251,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any
     """Settings, and whether the daemon refuses them."""
     chance = random.Random(20261127)
     file = tmp_path_factory.mktemp("judged") / "config.yaml"
-    given = [any_settings(chance) for _ in range(150)]
+    given = [any_settings(chance) for _ in range(200)]
     return [(settings, daemon_refuses_on_a_node(settings, file)) for settings in given]
 
 

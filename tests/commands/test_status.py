@@ -15,6 +15,8 @@ import pytest
 from havip.act.http import Server, status_pages
 from havip.commands.status import default_url
 from havip.core.view import (
+    BackendView,
+    BalancerView,
     CheckView,
     LeaseView,
     NodeObjectView,
@@ -258,3 +260,56 @@ def test_somebody_else_listens(status: str, body: bytes) -> None:
 )
 def test_the_daemon_is_where_the_environment_says(listen: str, url: str) -> None:
     assert default_url({"HAVIP_LISTEN": listen}) == url
+
+
+def test_the_balancer_and_its_backends() -> None:
+    counts = dict.fromkeys(
+        (
+            *("sessions_total", "bytes_in_total", "bytes_out_total", "connection_errors_total"),
+            *("retries_total", "redispatches_total"),
+        ),
+        0,
+    )
+    backends = (
+        BackendView(
+            name="cp-1",
+            endpoint="192.0.2.11:6443",
+            listed=True,
+            healthy=True,
+            status="UP",
+            check="L7OK 200",
+            sessions=7,
+            **counts,
+        ),
+        BackendView(
+            name="cp-2",
+            endpoint="192.0.2.12:6443",
+            listed=False,
+            healthy=False,
+            status="DRAIN",
+            check="L4CON",
+            sessions=1,
+            **counts,
+        ),
+    )
+    balancer = BalancerView(
+        answers=True,
+        version="2.6.12",
+        process=17,
+        uptime_s=60,
+        problem="",
+        port=8443,
+        sessions=8,
+        sessions_total=9,
+        backends_known_by="api",
+        backends=backends,
+    )
+    _, out, _ = status_of(replace(view(), balancer=balancer))
+    lines = [line.split() for line in out.splitlines()]
+    assert ["balancer", ":8443", "HAProxy", "2.6.12", "8", "connections", "fit"] in lines
+    assert ["cp-1", "192.0.2.11:6443", "good", "UP", "L7OK", "200", "7"] in lines
+    assert ["cp-2", "192.0.2.12:6443", "failed", "DRAIN", "unlisted", "L4CON", "1"] in lines
+    silent = replace(balancer, answers=False, problem="HAProxy does not run", backends=())
+    _, out, _ = status_of(replace(view(), balancer=silent))
+    assert "no HAProxy" in out
+    assert "HAProxy does not run" in out
