@@ -210,6 +210,26 @@ def test_a_unit_of_systemd_on_each_node(farm: Farm, wheels: Path) -> None:
     assert converged(farm.play(havip_state="absent")) == NOTHING
 
 
+def test_a_unit_before_the_first_server_starts(farm: Farm, wheels: Path) -> None:
+    """The kubeconfig comes later, and what elects by it: systemd tries until it does."""
+    (package,) = wheels.glob("havip-*.whl")
+    run = farm.play(
+        "--limit",
+        "h1",
+        havip_mode="systemd",
+        havip_distribution="k3s",
+        havip_settings={**CHECK, "election": "lease"},
+        havip_validate=False,
+        havip_source=str(package),
+        havip_python=sys.executable,
+        havip_pip_arguments=["--no-index", "--find-links", str(wheels)],
+    )
+    assert converged(run)["h1"] > 0
+    unit = farm.nodes["h1"].path(UNIT).read_text()
+    assert "HAVIP_KUBECONFIG_FILE=/etc/rancher/k3s/k3s.yaml" in unit
+    assert "HAVIP_KUBE_API_SERVER=https://127.0.0.1:6443,https://10.77.0.100:6443" in unit
+
+
 def test_every_variable_is_described_with_its_default() -> None:
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
     specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())
