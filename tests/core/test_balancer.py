@@ -20,7 +20,7 @@ from havip.core.events import (
     ProbeResult,
     Reconfigured,
 )
-from havip.core.haproxy import Answer, Change, Server, fingerprint
+from havip.core.haproxy import GRACE_S, Answer, Change, Server, fingerprint
 from havip.core.reasons import Reason, State
 
 A = Backend("a", ip_address("192.0.2.1"), 6443)
@@ -57,6 +57,8 @@ def answered(*servers: Server, config: BalancerConfig = STATIC, **changes: Any) 
         "description": f"havip {fingerprint(config)}",
         "process": 17,
         "uptime_s": 60,
+        "is_stopping": False,
+        "frontend": "OPEN",
         "sessions": 3,
         "sessions_total": 9,
     }
@@ -160,6 +162,21 @@ def test_only_the_difference_is_said(
             ProbeResult.FAILED,
             "started with another configuration",
             id="of another configuration",
+        ),
+        pytest.param(
+            answered(server(A), is_stopping=True),
+            ProbeResult.FAILED,
+            "HAProxy was told to stop",
+            id="told to stop",
+        ),
+        pytest.param(
+            answered(server(A), frontend="PAUSED"),
+            ProbeResult.FAILED,
+            "(frontend apiserver: PAUSED): say `enable frontend apiserver`",
+            id="paused",
+        ),
+        pytest.param(
+            answered(server(A), frontend=""), ProbeResult.FAILED, "not there", id="no frontend"
         ),
         pytest.param(
             BalancerSilent(result=ProbeResult.REFUSED, detail="HAProxy at x does not run"),
@@ -314,6 +331,14 @@ def test_the_vip_is_held_while_the_balancer_is_fit() -> None:
     d.balancer_says = answered(server(A), server(B))
     d.run_for(10.0)
     assert d.state is State.ACTIVE
+
+
+def test_the_vip_leaves_while_a_haproxy_that_was_told_to_stop_serves_on() -> None:
+    d = Driver((router(),), balancer=STATIC, balancer_says=answered(server(A), server(B)))
+    d.become_active()
+    d.balancer_says = answered(server(A), server(B), is_stopping=True)
+    d.run_for(GRACE_S - 1.0)
+    assert d.state is not State.ACTIVE
 
 
 def test_a_failed_backend_moves_nothing() -> None:

@@ -43,6 +43,9 @@ def test_an_answer_of_haproxy() -> None:
     assert (server.name, server.endpoint, server.check) == ("a", "192.0.2.1:6443", "L7OK")
     assert (server.sessions, server.bytes_out, server.redispatches) == (2, 20, 3)
     assert server.is_healthy
+    assert (answer.frontend, answer.is_stopping) == ("OPEN", False)
+    ending = read_answer(INFO + "Stopping: 1\n", STAT.replace("OPEN", "PAUSED"))
+    assert (ending.frontend, ending.is_stopping) == ("PAUSED", True)
 
 
 @given(info=st.text(max_size=200), statistics=st.text(max_size=400))

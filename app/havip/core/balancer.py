@@ -33,6 +33,7 @@ from havip.core.events import (
     ProbeFinished,
     ProbeResult,
 )
+from havip.core.haproxy import BACKEND as PROXY
 from havip.core.haproxy import Answer, Change, Server, fingerprint, is_old
 from havip.core.outbox import LONGEST_S
 from havip.core.reasons import Reason
@@ -217,6 +218,15 @@ class Balancer:
             return (
                 "HAProxy was started with another configuration than this one: run `havip "
                 "load-balancer`, then restart HAProxy"
+            )
+        if answer.is_stopping:
+            # Believed while it serves on: that time is there to hand the VIP over in.
+            return "HAProxy was told to stop, and soon takes no new connections"
+        if answer.frontend != "OPEN":
+            return (
+                f"HAProxy takes no new connections (frontend {PROXY}: "
+                f"{answer.frontend or 'not there'}): say `enable frontend {PROXY}` to it, "
+                "or restart it"
             )
         if self._itself is not None:
             return self._explain_clash(self._itself)

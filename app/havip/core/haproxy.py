@@ -94,6 +94,10 @@ class Answer:
     description: str
     process: int
     uptime_s: int
+    is_stopping: bool
+    """It was told to end: it serves on for a while, and then takes no new connections."""
+    frontend: str
+    """`OPEN` while it takes connections; `PAUSED` or `STOP` when it does not; empty: not there."""
     sessions: int
     """Connections of clients now."""
     sessions_total: int
@@ -268,12 +272,14 @@ def read_answer(info: str, statistics: str) -> Answer:
     if "Version" not in facts:
         raise ValueError("the answer to `show info` has no version")
     servers = []
+    frontend = ""
     sessions = sessions_total = 0
     for row in csv.DictReader(statistics.removeprefix("# ").splitlines()):
         if row.get("pxname") != BACKEND:
             continue
         match row.get("svname"):
             case "FRONTEND":
+                frontend = row.get("status") or ""
                 sessions, sessions_total = _number(row, "scur"), _number(row, "stot")
             case "BACKEND" | None:
                 pass
@@ -284,6 +290,8 @@ def read_answer(info: str, statistics: str) -> Answer:
         description=facts.get("description", ""),
         process=_number(facts, "Pid"),
         uptime_s=_number(facts, "Uptime_sec"),
+        is_stopping=_number(facts, "Stopping") != 0,
+        frontend=frontend,
         sessions=sessions,
         sessions_total=sessions_total,
         servers=tuple(servers),
