@@ -55,7 +55,7 @@ from havip.core.actions import (
     WriteLease,
 )
 from havip.core.announce import Restraint
-from havip.core.balancer import BALANCER, carried_over, check_of
+from havip.core.balancer import BALANCER, carried_over, check_of, unheard
 from havip.core.config import BalancerConfig, KubeAccess, NodeConfig, PeerSource, interfaces_of
 from havip.core.events import (
     ActionFailed,
@@ -444,6 +444,9 @@ class Daemon:
         config = dataclasses.replace(
             config, balancer=carried_over(self._config.balancer, config.balancer)
         )
+        if problem := unheard(config):
+            self._refuse_reload(ValueError(problem), because)
+            return
         # A router that the new configuration does not have hands its VIP over first, and must
         # hear its successor for that.
         routers = {router.name: router for router in (*self._config.routers, *config.routers)}

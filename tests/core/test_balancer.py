@@ -7,10 +7,10 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from driver import Driver, router
+from driver import V4, V6, Driver, Net, router
 
 from havip.core.actions import ChangeBalancer, KeepBackends, Report, Topic
-from havip.core.balancer import BALANCER, Balancer, carried_over
+from havip.core.balancer import BALANCER, Balancer, carried_over, unheard
 from havip.core.config import Backend, Balance, BalancerConfig
 from havip.core.events import (
     BackendsListed,
@@ -299,6 +299,26 @@ def test_a_reload_changes_backends_and_nothing_else(
     old: BalancerConfig | None, new: BalancerConfig | None, expected: BalancerConfig | None
 ) -> None:
     assert carried_over(old, new) == expected
+
+
+@pytest.mark.parametrize(
+    ("binds", "net", "expected"),
+    [
+        pytest.param(("0.0.0.0",), V4, "", id="all addresses"),
+        pytest.param(("192.0.2.9", str(V4.vip.address)), V4, "", id="one of the VIPs"),
+        pytest.param(("192.0.2.9",), V4, f"without {V4.vip.address},", id="another VIP"),
+        pytest.param(("0.0.0.0",), V6, f"without {V6.vip.address},", id="another family"),
+    ],
+)
+def test_a_vip_that_haproxy_does_not_listen_for(
+    binds: tuple[str, ...], net: Net, expected: str
+) -> None:
+    balancer = replace(STATIC, binds=tuple(map(ip_address, binds)))
+    config = Driver((router(net),), balancer=balancer).config
+    problem = unheard(config)
+    assert expected in problem
+    assert ("restart HAProxy" in problem) == bool(expected)
+    assert unheard(replace(config, balancer=None)) == ""
 
 
 def test_the_fingerprint_is_that_of_what_haproxy_starts_with() -> None:

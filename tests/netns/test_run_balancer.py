@@ -303,3 +303,22 @@ def test_a_list_in_the_file_changes_what_runs(make: Callable[..., Balanced]) -> 
     assert balancer(host)["port"] == PORT
     daemon.wait_for_log("loadBalancerPort takes effect once HAProxy and havip are restarted")
     assert "other" in (it.directory(host) / "haproxy.cfg").read_text()
+
+
+def test_a_reload_to_a_vip_that_haproxy_does_not_serve(make: Callable[..., Balanced]) -> None:
+    it = make(hosts=1)
+    lab = it.lab
+    (host,) = lab.hosts
+    settings = it.settings(host, load_balancer_bind="vip")
+    del settings["vip_address_cidr"]
+    file = lab.directory / "havip.yaml"
+    file.write_text(f"vipAddressCidr: {lab.vip}\n")
+    it.serve(host)
+    it.balance(host, load_balancer_bind="vip")
+    daemon = host.havip(args=(f"--config={file}",), **settings)
+    lab.watch.wait_for_holder(lab.vip_address, host.name, timeout_s=HANG_S)
+    other = f"{lab.vip_address + 1}"
+    file.write_text(f"vipAddressCidr: {other}/24\n")
+    daemon.wait_for_log(f"HAProxy was started without {other}")
+    assert "the new configuration is refused, the old one stays" in daemon.log_text()
+    assert lab.watch.holders(lab.vip_address) == (host.name,)

@@ -24,7 +24,7 @@ from havip.core.actions import (
     Topic,
 )
 from havip.core.announce import Restraint
-from havip.core.config import Backend, BalancerConfig, CheckConfig
+from havip.core.config import Backend, BalancerConfig, CheckConfig, NodeConfig
 from havip.core.events import (
     BackendsListed,
     BackendsUnlisted,
@@ -78,6 +78,26 @@ def carried_over(old: BalancerConfig | None, new: BalancerConfig | None) -> Bala
     if old is None or new is None or (old.backends is None) != (new.backends is None):
         return old
     return replace(old, backends=new.backends)
+
+
+def unheard(config: NodeConfig) -> str:
+    """Why HAProxy would not answer at a VIP of this configuration, and what to do; or empty.
+
+    Args:
+        config: with the balancer as HAProxy was started.
+    """
+    if config.balancer is None:
+        return ""
+    binds = config.balancer.binds
+    families = {each.version for each in binds if each.is_unspecified}
+    vips = [vip.address for each in config.routers for leg in each.legs for vip in leg.vips]
+    lacking = [each for each in vips if each not in binds and each.version not in families]
+    if not lacking:
+        return ""
+    return (
+        f"HAProxy was started without {', '.join(map(str, lacking))}, and would refuse connections "
+        "there: restart HAProxy, after `havip load-balancer`, and havip"
+    )
 
 
 @dataclass(slots=True)
