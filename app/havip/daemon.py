@@ -569,11 +569,14 @@ class Daemon:
             self._balancer_hand = BalancerHand(config.balancer, self._balancer.api, self._deliver)
 
     def _follow_backends(self, config: NodeConfig) -> None:
+        if config.kube is None:
+            # Where a reload takes the API away, the balancer goes on as it was started: it is
+            # asked in the old way, until the restart that gives up discovery too.
+            return
         if self._following is not None:
             self._following.cancel()
         self._following = None
         if config.balancer is not None and config.balancer.backends is None:
-            assert config.kube is not None
             self._following = self._start(self._list_backends(config.kube, config.balancer))
 
     async def _list_backends(self, access: KubeAccess, balancer: BalancerConfig) -> None:

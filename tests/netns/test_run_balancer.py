@@ -322,3 +322,28 @@ def test_a_reload_to_a_vip_that_haproxy_does_not_serve(make: Callable[..., Balan
     daemon.wait_for_log(f"HAProxy was started without {other}")
     assert "the new configuration is refused, the old one stays" in daemon.log_text()
     assert lab.watch.holders(lab.vip_address) == (host.name,)
+
+
+@pytest.mark.parametrize("load_balancer", ["loadBalancerBackends: cp-1 192.0.2.11:6443", ""])
+def test_a_reload_without_the_api_that_named_the_backends(
+    load_balancer: str, make: Callable[..., Balanced]
+) -> None:
+    """HAProxy goes on as it was started, and so does the daemon."""
+    it = make(hosts=1)
+    (host,) = it.lab.hosts
+    settings = it.settings(host)
+    for name in ("load_balancer", "load_balancer_backends"):
+        del settings[name]
+    file = it.lab.directory / "havip.yaml"
+    pki = it.certificates
+    file.write_text(
+        "loadBalancer: true\nloadBalancerBackends: auto\nkubeApiServer: https://127.0.0.2:6444\n"
+        f"kubeCaFile: {pki / 'ca.pem'}\nkubeToken: t0ken\n"
+    )
+    daemon = host.havip(wait=False, args=(f"--config={file}",), **settings)
+    daemon.wait_for_log("backends_missing")
+    file.write_text(f"loadBalancer: true\n{load_balancer}\n" if load_balancer else "debug: false\n")
+    daemon.wait_for_log("configuration reloaded")
+    file.write_text(file.read_text() + "vrrpPriority: 90\n")
+    daemon.wait_for(lambda: daemon.log_text().count("configuration reloaded") == 2, HANG_S, "ended")
+    assert daemon.is_running
