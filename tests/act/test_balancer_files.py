@@ -124,6 +124,11 @@ def test_a_static_list_is_not_kept(config: BalancerConfig) -> None:
             "does not appear to be an IPv4 or IPv6 address",
             id="no address",
         ),
+        pytest.param(
+            b'{"version": 1, "backends": [{"address": "2001:db8::1%a\\nglobal", "port": 1}]}',
+            "has an address with a zone in its list",
+            id="a zone, and behind it another section",
+        ),
     ],
 )
 def test_what_somebody_else_wrote_is_judged(

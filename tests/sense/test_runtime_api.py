@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -16,7 +18,15 @@ from havip.act.haproxy import BalancerHand
 from havip.core.actions import ChangeBalancer
 from havip.core.config import Backend, BalancerConfig
 from havip.core.events import ActionFailed, BalancerAnswered, BalancerSilent, ProbeResult
-from havip.core.haproxy import Change, has_succeeded, is_old, read_answer
+from havip.core.haproxy import (
+    Change,
+    commands,
+    configuration,
+    has_succeeded,
+    is_old,
+    read_answer,
+)
+from havip.haproxy import RuntimeApi
 from havip.sense.haproxy import BalancerWatch
 
 INFO = "Name: HAProxy\nVersion: 2.6.12-1\nPid: 17\nUptime_sec: 60\ndescription: havip 1\n"
@@ -259,3 +269,28 @@ def test_changes_are_made_in_turn_and_what_is_refused_is_told(tmp_path: Path) ->
     (failed,) = failures
     assert (failed.action, failed.subject) == ("ChangeBalancer", "remove a")
     assert failed.message == "No such server."
+
+
+@pytest.mark.parametrize("name", ["a; disable frontend apiserver; #", "a\n", "a b", "", "ä"])
+def test_no_command_but_the_one_that_is_meant(name: str, tmp_path: Path) -> None:
+    config = BalancerConfig(binds=(), directory=str(tmp_path))
+    for change in Change:
+        with pytest.raises(ValueError, match="no name of a server"):
+            commands(config, change, name, replace(A, name=name))
+    with pytest.raises(ValueError, match="no name of a server"):
+        configuration(config, [replace(A, name=name)])
+    zone = replace(A, address=ip_address("2001:db8::2%a; disable frontend apiserver; #"))
+    with pytest.raises(ValueError, match="has a zone"):
+        commands(config, Change.ADD, "a", zone)
+
+    failures: list[ActionFailed] = []
+
+    async def main() -> None:
+        hand = BalancerHand(config, RuntimeApi(config.socket_file), failures.append)
+        hand.change(ChangeBalancer(change=Change.REMOVE, name=name))
+        assert hand.changing is not None
+        await hand.changing
+        await hand.close()
+
+    asyncio.run(main())
+    assert [each.errno for each in failures] == [errno.EINVAL], "told, and nothing ends by it"

@@ -79,6 +79,8 @@ class BalancerHand:
                 self._tell(action, errno.ETIMEDOUT, "HAProxy does not answer in time")
             except RuntimeApiError as error:
                 self._tell(action, errno.EBADMSG, str(error))
+            except ValueError as error:
+                self._tell(action, errno.EINVAL, str(error))
             except OSError as error:
                 self._tell(action, error.errno or 0, error.strerror or str(error))
             self._waiting.remove(action)
@@ -106,15 +108,20 @@ class BalancerHand:
             try:
                 await asyncio.to_thread(write_backends, self._config, action.backends)
             except OSError as error:
-                self._failed(
-                    ActionFailed(
-                        action=KeepBackends.__name__,
-                        interface="",
-                        subject=error.filename or self._config.directory,
-                        errno=error.errno or 0,
-                        message=error.strerror or str(error),
-                    )
-                )
+                self._tell_unwritten(error.filename, error.errno or 0, error.strerror or str(error))
+            except ValueError as error:
+                self._tell_unwritten(None, errno.EINVAL, str(error))
+
+    def _tell_unwritten(self, file: str | None, number: int, message: str) -> None:
+        self._failed(
+            ActionFailed(
+                action=KeepBackends.__name__,
+                interface="",
+                subject=file or self._config.directory,
+                errno=number,
+                message=message,
+            )
+        )
 
 
 def _raise(task: asyncio.Task[None]) -> None:
@@ -128,10 +135,12 @@ def write_backends(config: BalancerConfig, backends: Collection[Backend]) -> Non
 
     Raises:
         OSError: it cannot be written; what was there before is there still.
+        ValueError: as `configuration`; likewise.
     """
+    content = configuration(config, backends).encode()
     if config.backends is None:
         _keep(config.kept_file, backends)
-    replace_file(Path(config.configuration_file), configuration(config, backends).encode())
+    replace_file(Path(config.configuration_file), content)
 
 
 def prepare(config: BalancerConfig) -> str:
@@ -178,7 +187,10 @@ def _decode(content: bytes) -> tuple[Backend, ...]:
         port = each.get("port") if isinstance(each, dict) else None
         if not isinstance(address, str) or type(port) is not int or not 1 <= port <= 65535:
             raise ValueError("has something else than backends in its list")
-        found.append(Backend.at(ip_address(address), port))
+        place = ip_address(address)
+        if place.version == 6 and place.scope_id is not None:
+            raise ValueError("has an address with a zone in its list")
+        found.append(Backend.at(place, port))
     return tuple(found)
 
 

@@ -28,6 +28,8 @@ GRACE_S: Final = 5
 """How long HAProxy serves on when it is told to stop."""
 HARD_STOP_S: Final = 3
 """How long the connections that are left then may go on: all in less than a pod's ten seconds."""
+_NAME = re.compile(r"[A-Za-z0-9_.:-]+", re.ASCII)
+"""What HAProxy takes for a server's name. Anything else could end the word, or the command."""
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 
 
@@ -105,9 +107,13 @@ class Answer:
 
 
 def configuration(config: BalancerConfig, backends: Iterable[Backend]) -> str:
-    """The whole file, the same for the same arguments."""
+    """The whole file, the same for the same arguments.
+
+    Raises:
+        ValueError: a backend has a name or an address that HAProxy would take for something else.
+    """
     body = _configuration(config)
-    lines = [f"    server {each.name} {_words(config, each)}" for each in sorted(backends)]
+    lines = [f"    server {_name(each.name)} {_words(config, each)}" for each in sorted(backends)]
     return "\n".join([body, *lines, ""]).replace("{fingerprint}", fingerprint(config))
 
 
@@ -198,7 +204,7 @@ def _bind(config: BalancerConfig, address: IPv4Address | IPv6Address) -> str:
 
 def _words(config: BalancerConfig, backend: Backend | None) -> str:
     """What follows a server's name."""
-    words = [backend.endpoint] if backend else []
+    words = [_place(backend)] if backend else []
     words += ["check", "check-ssl"]
     if config.ca_file is None:
         words += ["verify", "none"]
@@ -215,6 +221,18 @@ def _words(config: BalancerConfig, backend: Backend | None) -> str:
     return " ".join(words)
 
 
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"no name of a server: {name!r}")
+    return name
+
+
+def _place(backend: Backend) -> str:
+    if backend.address.version == 6 and backend.address.scope_id is not None:
+        raise ValueError(f"a backend's address has a zone: {str(backend.address)!r}")
+    return backend.endpoint
+
+
 def _ms(seconds: float) -> str:
     return f"{max(1, round(seconds * 1000))}ms"
 
@@ -226,8 +244,11 @@ def commands(
 
     Args:
         backend: the one to add, under this name.
+
+    Raises:
+        ValueError: as `configuration`.
     """
-    server = f"{BACKEND}/{name}"
+    server = f"{BACKEND}/{_name(name)}"
     enable = (f"enable health {server}", f"set server {server} state ready")
     match change:
         case Change.ADD:
