@@ -69,6 +69,24 @@ def test_no_answer_raises_anything_but_a_value_error(info: str, statistics: str)
 
 
 @pytest.mark.parametrize(
+    ("info", "statistics"),
+    [
+        pytest.param(INFO, STAT + "apiserver,x\n" * 16_500, id="rows"),
+        pytest.param(INFO, "# " + "," * 100_000 + "\n", id="columns"),
+        pytest.param(INFO + "a:\n" * 80_000, STAT, id="lines"),
+    ],
+)
+def test_an_answer_of_many_rows_is_not_worked_on(info: str, statistics: str) -> None:
+    with pytest.raises(ValueError, match="more rows or columns than"):
+        read_answer(info, statistics)
+
+
+def test_an_answer_of_as_many_backends_as_there_may_be_twice_over() -> None:
+    rows = "".join(f"apiserver,b{number},\n" for number in range(128))
+    assert len(read_answer(INFO, STAT + rows).servers) == 129
+
+
+@pytest.mark.parametrize(
     ("version", "expected"),
     [
         ("2.6.0", False),

@@ -28,6 +28,10 @@ GRACE_S: Final = 5
 """How long HAProxy serves on when it is told to stop."""
 HARD_STOP_S: Final = 3
 """How long the connections that are left then may go on: all in less than a pod's ten seconds."""
+_ROWS: Final = 256
+"""Of `show stat`, most: 64 backends, and as many and more that are drained."""
+_FIELDS: Final = 512
+"""Of a row, and of `show info`; HAProxy has some hundred of each."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+", re.ASCII)
 """What HAProxy takes for a server's name. Anything else could end the word, or the command."""
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
@@ -285,8 +289,14 @@ def read_answer(info: str, statistics: str) -> Answer:
     Raises:
         ValueError: they are none.
     """
+    lines = info.splitlines()
+    rows = statistics.removeprefix("# ").splitlines()
+    # Before they are read: an answer of many small ones would cost the loop its adverts.
+    has_many = len(lines) > _FIELDS or len(rows) > _ROWS
+    if has_many or any(row.count(",") > _FIELDS for row in rows):
+        raise ValueError("the answer has more rows or columns than the HAProxy of havip can have")
     facts: dict[str, str] = {}
-    for line in info.splitlines():
+    for line in lines:
         name, colon, value = line.partition(":")
         if colon:
             facts.setdefault(name.strip(), value.strip())
@@ -295,7 +305,7 @@ def read_answer(info: str, statistics: str) -> Answer:
     servers = []
     frontend = ""
     sessions = sessions_total = 0
-    for row in csv.DictReader(statistics.removeprefix("# ").splitlines()):
+    for row in csv.DictReader(rows):
         if row.get("pxname") != BACKEND:
             continue
         match row.get("svname"):
