@@ -19,6 +19,7 @@ import yaml
 
 from havip.__main__ import main
 from havip.commands.manifest.places import DISTRIBUTIONS
+from havip.settings import sources
 
 ROOT = Path(__file__).resolve().parents[2]
 VIP = "--vip-address-cidr=192.0.2.10/24"
@@ -715,6 +716,25 @@ def test_systemd_knows_every_line_of_haproxys_unit(port: int, tmp_path: Path) ->
 def test_without_a_load_balancer_the_unit_knows_no_haproxy() -> None:
     assert "haproxy" not in manifest("systemd", VIP).stdout
     assert "there is no HAProxy to run" in refusal("systemd-haproxy", VIP)
+
+
+@pytest.mark.parametrize("kind", ["systemd", "systemd-haproxy"])
+def test_units_leave_a_list_of_backends_to_the_file_that_the_daemon_follows(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable would beat the file, and a change of the list have no effect."""
+    file = tmp_path / "config.yaml"
+    backends = "a 192.0.2.11:6443, b 192.0.2.12:6443"
+    file.write_text(f"loadBalancer: true\nloadBalancerBackends: {backends}\n")
+    elsewhere = manifest(kind, VIP, f"--config={file}")
+    assert "HAVIP_LOAD_BALANCER_BACKENDS=a 192.0.2.11:6443" in elsewhere.stdout, elsewhere.stderr
+
+    monkeypatch.setattr(sources, "DEFAULT_FILE", str(file))
+    made = manifest(kind, VIP)
+    assert "HAVIP_LOAD_BALANCER=true" in made.stdout, made.stderr
+    assert "BACKENDS" not in made.stdout
+    flag = "--load-balancer-backends=c 192.0.2.13:6443"
+    assert "BACKENDS=c 192.0.2.13:6443" in manifest(kind, VIP, flag).stdout
 
 
 @pytest.mark.parametrize("kind", ["static-pod", "helmchart", "systemd", "systemd-haproxy"])

@@ -15,11 +15,10 @@ from havip.commands.manifest.plan import (
     load_balancer_of,
     no_service_account,
     refuse,
-    texts,
     without_overrides,
 )
 from havip.commands.manifest.text import comment
-from havip.commands.manifest.unit import quoted
+from havip.commands.manifest.unit import environment, quoted
 from havip.core.haproxy import GRACE_S, HARD_STOP_S
 from havip.settings.errors import Problem
 
@@ -123,9 +122,7 @@ def haproxy_unit(plan: Plan, program: str, haproxy: str) -> Document:
         vips=" ".join(vips),
         program=quoted(program),
         haproxy=quoted(haproxy),
-        environment="\n".join(
-            f"Environment={quoted(f'{name}={text}')}" for name, text in texts(plan).items()
-        ),
+        environment=environment(plan),
         directory=directory,
         runtime=directory.removeprefix("/run/"),
         stop_s=GRACE_S + HARD_STOP_S + 2,

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from havip.settings import ConfigError, Loaded, RouterSettings, Settings
+from havip.settings import ConfigError, Loaded, RouterSettings, Settings, sources
 from havip.settings.errors import ConfigWarning, Problem
 from havip.settings.load import SERVICE_ACCOUNT
 from havip.settings.model import Election
@@ -90,6 +90,8 @@ class Plan:
     """Only a service account will do."""
     pod: PodPlan
     """Of no meaning where there is no pod."""
+    backends_are_in_file: bool
+    """Whether the daemon of a host reads the list of backends where it was read here."""
 
     @property
     def settings(self) -> Settings:
@@ -226,6 +228,8 @@ def plan(loaded: Loaded, arguments: argparse.Namespace) -> Plan:
             metrics=getattr(arguments, "metrics", False),
             balancer_image=balancer_image,
         ),
+        backends_are_in_file=loaded.file == sources.DEFAULT_FILE
+        and loaded.where.get("loadBalancerBackends", "").startswith("file "),
     )
     problems += _paths(made)
     if made.pod.metrics and settings.metrics_listen is not None:

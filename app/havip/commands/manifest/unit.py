@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from havip.commands.manifest.access import judge_access
 from havip.commands.manifest.document import Document, key_steps
 from havip.commands.manifest.places import with_own_api_server
@@ -123,9 +125,7 @@ def unit(plan: Plan, program: str) -> Document:
     text = _UNIT.format(
         vips=" ".join(vips),
         program=quoted(program),
-        environment="\n".join(
-            f"Environment={quoted(f'{name}={text}')}" for name, text in texts(plan).items()
-        ),
+        environment=environment(plan),
         grace_s=plan.grace_period_s,
         watchdog_s=_WATCHDOG_S,
         rtprio=LOOP_PRIORITY,
@@ -137,6 +137,20 @@ def unit(plan: Plan, program: str) -> Document:
         protect_home="read-only" if any(map(_is_at_home, files)) else "yes",
     )
     return Document(text=comment(head) + text, steps=steps, warnings=warnings, mode=0o644)
+
+
+def environment(plan: Plan) -> str:
+    """The settings, but for a list of backends that the daemon finds in its own file.
+
+    A variable would beat the file, whose changes the daemon is to follow.
+    """
+    given = dict(plan.given)
+    if plan.backends_are_in_file:
+        del given["load_balancer_backends"]
+    return "\n".join(
+        f"Environment={quoted(f'{name}={text}')}"
+        for name, text in texts(replace(plan, given=given)).items()
+    )
 
 
 def _is_at_home(path: str) -> bool:
