@@ -27,6 +27,22 @@ Whether something has to outlast the pod: "true", or nothing.
 {{- end -}}
 
 {{/*
+Where HAProxy listens: at the VIPs, or at every address of their families. A running one never moves.
+*/}}
+{{- define "havip.balancerBinds" -}}
+{{- $binds := list -}}
+{{- range $_, $router := include "havip.routers" . | fromYaml -}}
+{{- $binds = concat $binds (include "havip.vips" $router | fromYamlArray) -}}
+{{- end -}}
+{{- if eq .loadBalancerBind "all" -}}
+{{- range $index, $vip := $binds -}}
+{{- $binds = append (without $binds $vip) (contains ":" $vip | ternary "::" "0.0.0.0") -}}
+{{- end -}}
+{{- end -}}
+{{- uniq $binds | sortAlpha | toJson -}}
+{{- end -}}
+
+{{/*
 Where both find the configuration and the socket.
 */}}
 {{- define "havip.balancerDirectory" -}}/run/havip-haproxy{{- end -}}

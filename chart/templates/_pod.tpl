@@ -17,6 +17,7 @@ metadata:
     {{- /* Running pods follow every other setting, and keys too: only these need another pod. */}}
     {{- $atStart := pick $settings "logFormat" "debug" }}
     {{- range $name, $value := $settings }}{{ if hasPrefix "loadBalancer" $name }}{{ $_ := set $atStart $name $value }}{{ end }}{{ end }}
+    {{- if .Values.loadBalancer.enabled }}{{ $_ := set $atStart "binds" (include "havip.balancerBinds" $settings) }}{{ end }}
     {{- $checksum := dict "checksum/read-at-start" ($atStart | toYaml | sha256sum) }}
     {{- mergeOverwrite (deepCopy (default dict .Values.pod.annotations)) $checksum | toYaml | nindent 4 }}
 spec:

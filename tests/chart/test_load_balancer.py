@@ -96,6 +96,46 @@ def test_a_list_of_backends_needs_no_rights() -> None:
     assert "state" not in {volume["name"] for volume in rendered.pod["volumes"]}
 
 
+BOTH = "192.0.2.10/24,2001:db8::10/64"
+TWO_ROUTERS = {
+    "vipAddressCidr": "",
+    "virtualRouters": [
+        {"vipAddressCidr": "192.0.2.10/24", "virtualRouterId": 10},
+        {"vipAddressCidr": "2001:db8::10/64", "virtualRouterId": 11},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "rolls"),
+    [
+        pytest.param({"vipAddressCidr": "192.0.2.99/24"}, False, id="still every IPv4 address"),
+        pytest.param({"vipAddressCidr": BOTH}, True, id="every IPv6 address too"),
+        pytest.param(TWO_ROUTERS, True, id="the same by virtualRouters"),
+        pytest.param({"vrrpPriority": 90}, False, id="havip alone"),
+    ],
+)
+def test_pods_are_replaced_where_haproxy_would_listen_elsewhere(
+    values: dict[str, Any], rolls: bool
+) -> None:
+    """A running HAProxy keeps its sockets, and one of another configuration keeps havip waiting."""
+    assert (checksum(ENABLED | values) != checksum(ENABLED)) is rolls
+    assert checksum(values) == checksum({}), "without HAProxy, havip follows"
+
+
+def test_pods_are_replaced_for_another_vip_at_which_haproxy_listens() -> None:
+    at_vip = LISTED | {"loadBalancerBind": "vip"}
+    assert checksum(at_vip | {"vipAddressCidr": "192.0.2.99/24"}) != checksum(at_vip)
+    assert checksum(at_vip | {"vrrpPriority": 90}) == checksum(at_vip)
+
+
+def checksum(values: dict[str, Any]) -> str:
+    metadata = render(values).workload["spec"]["template"]["metadata"]
+    found = metadata["annotations"]["checksum/read-at-start"]
+    assert isinstance(found, str)
+    return found
+
+
 @pytest.mark.parametrize("values", [ENABLED, LISTED], ids=["discovered", "listed"])
 def test_the_daemon_and_the_api_take_it(values: dict[str, Any], tmp_path: Path) -> None:
     rendered = render(values)
