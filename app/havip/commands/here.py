@@ -57,6 +57,10 @@ def taken_by_another(balancer: BalancerConfig) -> Iterator[Problem]:
             try:
                 probe.bind((str(address), balancer.port))
             except OSError as error:
+                # Ports below 1024 are HAProxy's to bind, which may; havip before it may not, in a
+                # pod, and so cannot tell whose they are.
+                if error.errno in {errno.EACCES, errno.EPERM}:
+                    continue
                 is_in_use = error.errno == errno.EADDRINUSE
                 if is_in_use and _is_running(balancer):
                     return
