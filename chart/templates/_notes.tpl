@@ -104,6 +104,17 @@ it out.
 WARNING: the pods run on control-plane nodes, and checkServiceUrl is an ingress controller's. For the API
 server set https://127.0.0.1:6443/readyz.
 {{- end }}
+{{- if and $values.loadBalancer.enabled (ne (int $settings.loadBalancerPort) 6443) }}
+{{- range $check, $url := dict "checkService" $settings.checkServiceUrl "checkKubeApi" ($settings.checkKubeApi | ternary $settings.checkKubeApiUrl "") }}
+{{- $isOwnApi := regexMatch "^https://(127\\.[0-9.]+|localhost|\\[::1\\]):6443($|[/?])" (toString $url) }}
+{{- if and $isOwnApi (eq (int (get $settings (printf "%sWeight" $check))) 0) }}
+
+WARNING: {{ $check }}Url {{ $url }} is the node's own API server, whose
+end then moves the VIP although the load balancer reaches the others. Leave it out, or set a
+{{ $check }}Weight below 0.
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $labels := (default dict $namespace.metadata).labels | default dict -}}
 {{- if and (include "havip.seesCluster" .root) (not (hasKey $labels "pod-security.kubernetes.io/enforce")) }}
 

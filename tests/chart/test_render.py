@@ -660,6 +660,10 @@ def test_without_helm_test() -> None:
         ),
         (["pod.replicas=1"], "WARNING: pod.replicas is 1"),
         (
+            ["loadBalancer.enabled=true", "checkServiceUrl=https://127.0.0.1:6443/readyz"],
+            "WARNING: checkServiceUrl https://127.0.0.1:6443/readyz is the node's own API server",
+        ),
+        (
             ["pod.resources.limits.cpu=500m"],
             "WARNING: pod.resources.limits.cpu 500m delays adverts",
         ),
@@ -692,6 +696,25 @@ def test_an_api_vip_is_not_taken_for_an_ingress(
     told = notes(cluster, tmp_path, major, *settings)
     assert "apiServer.certSANs" in told
     assert "WARNING" not in told
+
+
+@pytest.mark.parametrize("major", MAJORS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(["checkServiceUrl=https://127.0.0.1:8443/readyz"], id="the balancer"),
+        pytest.param(
+            ["checkServiceUrl=https://127.0.0.1:6443/readyz", "checkServiceWeight=-2"],
+            id="it only counts",
+        ),
+        pytest.param(["checkKubeApiUrl=https://127.0.0.1:6443"], id="of weight -40"),
+    ],
+)
+def test_a_check_beside_the_balancer_that_may_well_be_meant(
+    cluster: StandInCluster, tmp_path: Path, major: int, settings: list[str]
+) -> None:
+    told = notes(cluster, tmp_path, major, "loadBalancer.enabled=true", *settings)
+    assert "own API server" not in told
 
 
 HINT = "kubectl label namespace vip pod-security.kubernetes.io/enforce=privileged --overwrite"

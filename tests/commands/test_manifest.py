@@ -713,6 +713,34 @@ def test_systemd_knows_every_line_of_haproxys_unit(port: int, tmp_path: Path) ->
     assert ("CAP_NET_BIND_SERVICE" in haproxys) is (port == 443)
 
 
+API_CHECK = "--check-service-url=https://127.0.0.1:6443/readyz"
+OWN_API = "is this node's own API server"
+
+
+@pytest.mark.parametrize(
+    ("flags", "warns"),
+    [
+        pytest.param([API_CHECK], True, id="weight 0"),
+        pytest.param(
+            ["--check-kube-api", "--check-kube-api-url=https://[::1]:6443/livez"]
+            + ["--check-kube-api-weight=0"],
+            True,
+            id="by the other check",
+        ),
+        pytest.param([API_CHECK, "--check-service-weight=-2"], False, id="it only counts"),
+        pytest.param([API_CHECK.replace("6443", "8443")], False, id="the balancer"),
+        pytest.param([API_CHECK.replace("127.0.0.1", "192.0.2.9")], False, id="another's"),
+    ],
+)
+def test_of_a_check_that_makes_the_vip_follow_one_backend_it_warns(
+    flags: list[str], warns: bool
+) -> None:
+    done = manifest("systemd", *BALANCED, *flags)
+    assert done.returncode == 0, done.stderr
+    assert (OWN_API in done.stderr) is warns
+    assert OWN_API not in manifest("systemd", VIP, *flags).stderr, "without a load balancer"
+
+
 def test_without_a_load_balancer_the_unit_knows_no_haproxy() -> None:
     assert "haproxy" not in manifest("systemd", VIP).stdout
     assert "there is no HAProxy to run" in refusal("systemd-haproxy", VIP)

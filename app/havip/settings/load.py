@@ -129,6 +129,7 @@ def load(
     routers: dict[str, RouterSettings] = {}
     if settings is not None:
         findings.problems += rules.of_process(settings)
+        findings.warnings += rules.advice(settings)
         read = partial(_read_secrets, before_reading) if is_for_here else _stand_in
         routers = _routers(settings, ranked, where, findings, read)
         findings.problems += rules.of_all(settings, routers)

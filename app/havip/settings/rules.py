@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import combinations
+from urllib.parse import urlsplit
 
 from havip.core import timers
-from havip.core.config import AllUnhealthy
+from havip.core.config import AllUnhealthy, is_loopback
 from havip.core.lease import JITTER
-from havip.settings.errors import Problem
+from havip.settings.errors import ConfigWarning, Problem
 from havip.settings.model import Election, RouterSettings, Settings
 from havip.settings.sources import as_text
 
 _ADDRESS_S = timers.OUTLIVES_S + timers.RENEW_S
 """What an address may outlive its daemon by, and the time to its renewal."""
+_API_PORT = 6443
 LOWEST_PRIORITY_UNDER_HOLD = 16
 """Below it lie the effective priorities by which unhealthy nodes elect the best of them."""
 
@@ -215,6 +217,28 @@ def _load_balancer(settings: Settings) -> Iterator[Problem]:
                 value=settings.load_balancer_port,
                 problem=f"is the port of {name} ({listen})",
                 remedy="choose another one, such as 8443",
+            )
+
+
+def advice(settings: Settings) -> Iterator[ConfigWarning]:
+    """What goes together, and may not be what was meant."""
+    if not settings.load_balancer or settings.load_balancer_port == _API_PORT:
+        return
+    for check, url, weight in (
+        ("checkService", settings.check_service_url or "", settings.check_service_weight),
+        (
+            "checkKubeApi",
+            settings.check_kube_api_url if settings.check_kube_api else "",
+            settings.check_kube_api_weight,
+        ),
+    ):
+        is_api_server = url.startswith("https://") and urlsplit(url).port == _API_PORT
+        if is_api_server and is_loopback(url) and weight == 0:
+            yield ConfigWarning(
+                field=f"{check}Url",
+                problem=f"{url} is this node's own API server, whose end then moves the VIP "
+                "although the load balancer reaches the others",
+                remedy=f"leave it out, or set a {check}Weight below 0",
             )
 
 
