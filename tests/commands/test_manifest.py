@@ -713,6 +713,29 @@ def test_systemd_knows_every_line_of_haproxys_unit(port: int, tmp_path: Path) ->
     assert ("CAP_NET_BIND_SERVICE" in haproxys) is (port == 443)
 
 
+@pytest.mark.parametrize(
+    ("words", "count_401"),
+    [
+        pytest.param(["static-pod", "--for=k3s"], True, id="a static pod of k3s"),
+        pytest.param(["static-pod", "--for=rke2"], True, id="a static pod of RKE2"),
+        pytest.param(["helmchart", "--for=k3s"], True, id="a HelmChart"),
+        pytest.param(["static-pod"], False, id="kubeadm"),
+    ],
+)
+def test_the_balancers_check_counts_the_answer_of_the_distribution(
+    words: list[str], count_401: bool
+) -> None:
+    """k3s and RKE2 say 401 to whoever shows no credential: no backend would ever be healthy."""
+    name = "loadBalancerCheckExpectedStatus"
+    done = manifest(*words, *BALANCED)
+    assert ("200,401" in done.stdout) is count_401, done.stderr
+    assert name not in done.stderr
+    chosen = manifest(*words, *BALANCED, "--load-balancer-check-expected-status=204")
+    assert "200,401" not in chosen.stdout
+    assert (name in chosen.stderr) is count_401
+    assert "200,401" not in manifest(*words, VIP).stdout, "without a load balancer"
+
+
 API_CHECK = "--check-service-url=https://127.0.0.1:6443/readyz"
 OWN_API = "is this node's own API server"
 
@@ -722,8 +745,11 @@ OWN_API = "is this node's own API server"
     [
         pytest.param([API_CHECK], True, id="weight 0"),
         pytest.param(
-            ["--check-kube-api", "--check-kube-api-url=https://[::1]:6443/livez"]
-            + ["--check-kube-api-weight=0"],
+            [
+                "--check-kube-api",
+                "--check-kube-api-url=https://[::1]:6443/livez",
+                "--check-kube-api-weight=0",
+            ],
             True,
             id="by the other check",
         ),

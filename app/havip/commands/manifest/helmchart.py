@@ -70,6 +70,7 @@ def helmchart(
         ConfigError: the chart cannot be told that, or there is no chart.
     """
     refuse([*of_all_nodes(plan), *load_balancer_of(plan), *_unknown_to_the_chart(plan)])
+    plan = distribution.with_its_answers(plan)
     content = _packed(chart) if chart else None
     assert distribution.manifests
     served = PurePosixPath(distribution.manifests).parent / "static/charts" / f"havip-{VERSION}.tgz"

@@ -38,17 +38,37 @@ class Distribution:
         """What it makes of checks that would be right elsewhere."""
         if self.lets_everybody_ask:
             return
+        problem = "this API server answers 401 to a probe without a credential"
         url = settings.check_service_url or ""
-        accepts_401 = any(
-            low <= HTTPStatus.UNAUTHORIZED <= high
-            for low, high in settings.check_service_expected_status
-        )
-        if url.startswith("https:") and urlsplit(url).port == _API_PORT and not accepts_401:
+        is_api = url.startswith("https:") and urlsplit(url).port == _API_PORT
+        if is_api and not _accepts_401(settings.check_service_expected_status):
             yield ConfigWarning(
                 field="checkServiceExpectedStatus",
-                problem="this API server answers 401 to a probe without a credential",
+                problem=problem,
                 remedy="count that as an answer: --check-service-expected-status 200-299,401",
             )
+        is_given = "load_balancer_check_expected_status" in settings.model_fields_set
+        if (
+            settings.load_balancer
+            and is_given
+            and not _accepts_401(settings.load_balancer_check_expected_status)
+        ):
+            yield ConfigWarning(
+                field="loadBalancerCheckExpectedStatus",
+                problem=problem,
+                remedy="leave it out, or count that as an answer: 200,401",
+            )
+
+    def with_its_answers(self, plan: Plan) -> Plan:
+        """With what its API servers say to HAProxy, which shows no credential, unless it is set."""
+        name = "load_balancer_check_expected_status"
+        if self.lets_everybody_ask or not plan.settings.load_balancer or name in plan.given:
+            return plan
+        return replace(plan, given={**plan.given, name: ((200, 200), (401, 401))})
+
+
+def _accepts_401(expected: tuple[tuple[int, int], ...]) -> bool:
+    return any(low <= HTTPStatus.UNAUTHORIZED <= high for low, high in expected)
 
 
 DISTRIBUTIONS: Final = {

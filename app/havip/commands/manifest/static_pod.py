@@ -50,7 +50,7 @@ def static_pod(plan: Plan, distribution: Distribution, *, is_init: bool) -> Docu
         ConfigError: the settings need something that a static pod cannot have.
     """
     plan = _with_kubeconfig(without_overrides(plan), distribution, is_init=is_init)
-    plan = with_own_api_server(plan)
+    plan = distribution.with_its_answers(with_own_api_server(plan))
     balancer = f"HAProxy's image: {plan.pod.balancer_image}"
     refuse([*no_service_account(plan), *own_directories(plan), *load_balancer_of(plan)])
     about_access = judge_access(plan)
