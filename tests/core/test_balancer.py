@@ -60,6 +60,7 @@ def answered(*servers: Server, config: BalancerConfig = STATIC, **changes: Any) 
         "is_stopping": False,
         "frontend": "OPEN",
         "sessions": 3,
+        "sessions_limit": 100,
         "sessions_total": 9,
     }
     return BalancerAnswered(answer=Answer(servers=servers, **{**facts, **changes}))
@@ -265,6 +266,22 @@ def test_what_happens_is_told_once() -> None:
     for event, expected in story:
         _, actions = balancer.handle_answer(event)
         assert told(actions) == expected
+
+
+def test_a_balancer_that_is_full_is_told_of() -> None:
+    balancer = Balancer(STATIC)
+    said = []
+    for sessions in (99, 100, 100, 95, 100, 89, 100):
+        finished, actions = balancer.handle_answer(answered(server(A), sessions=sessions))
+        assert finished.result is ProbeResult.PASSED, "a move would take all clients along"
+        alarms = [
+            each
+            for each in actions
+            if isinstance(each, Report) and each.reason is Reason.BALANCER_FULL
+        ]
+        said.append(len(alarms))
+        assert all("loadBalancerMaxConnections" in str(each.fields["remedy"]) for each in alarms)
+    assert said == [0, 1, 0, 0, 0, 0, 1]
 
 
 def test_the_view_has_what_is_listed_and_what_is_there() -> None:

@@ -31,12 +31,12 @@ from havip.sense.haproxy import BalancerWatch
 
 INFO = "Name: HAProxy\nVersion: 2.6.12-1\nPid: 17\nUptime_sec: 60\ndescription: havip 1\n"
 STAT = (
-    "# pxname,svname,scur,stot,bin,bout,econ,wretr,wredis,status,check_status,check_code,last_chk,"
+    "# pxname,svname,scur,slim,stot,bin,bout,econ,wretr,wredis,status,check_status,check_code,last_chk,"
     "addr,\n"
-    "apiserver,FRONTEND,3,9,1,2,,,,OPEN,,,,,\n"
-    "apiserver,a,2,8,10,20,1,2,3,UP,* L7OK,200,,192.0.2.1:6443,\n"
-    "apiserver,BACKEND,2,8,10,20,1,2,3,UP,,,,,\n"
-    "other,b,2,8,10,20,1,2,3,UP,L7OK,200,,192.0.2.1:6443,\n"
+    "apiserver,FRONTEND,3,100,9,1,2,,,,OPEN,,,,,\n"
+    "apiserver,a,2,,8,10,20,1,2,3,UP,* L7OK,200,,192.0.2.1:6443,\n"
+    "apiserver,BACKEND,2,,8,10,20,1,2,3,UP,,,,,\n"
+    "other,b,2,,8,10,20,1,2,3,UP,L7OK,200,,192.0.2.1:6443,\n"
 )
 HANG_S = 30.0
 A = Backend("a", ip_address("192.0.2.1"), 6443)
@@ -53,6 +53,7 @@ def test_an_answer_of_haproxy() -> None:
     assert (server.name, server.endpoint, server.check) == ("a", "192.0.2.1:6443", "L7OK")
     assert (server.sessions, server.bytes_out, server.redispatches) == (2, 20, 3)
     assert server.is_healthy
+    assert answer.sessions_limit == 100
     assert (answer.frontend, answer.is_stopping) == ("OPEN", False)
     ending = read_answer(INFO + "Stopping: 1\n", STAT.replace("OPEN", "PAUSED"))
     assert (ending.frontend, ending.is_stopping) == ("PAUSED", True)

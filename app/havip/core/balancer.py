@@ -55,6 +55,9 @@ _START = (
     "running stands in its own log"
 )
 
+_ROOM: Final = 0.9
+"""Below this share of its connections a balancer that was full is told of again when it is."""
+
 _INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 0.9
 
@@ -122,6 +125,7 @@ class Balancer:
         self._noted: dict[str, _Noted] = {}
         self._kept: tuple[Backend, ...] = ()
         self._missing = ""
+        self._was_full = False
         self._itself: Backend | None = None
         self._alarm = Restraint(free=1, longest_s=LONGEST_S)
         self._use_configured()
@@ -188,7 +192,7 @@ class Balancer:
         if self._is_foreign(event.answer):
             return finished, []
         actions = list(self._reconcile(event.answer))
-        return finished, [*self._note(event.answer), *actions]
+        return finished, [*self._note_full(event.answer), *self._note(event.answer), *actions]
 
     def view(self) -> BalancerView:
         answer = self._answer
@@ -283,6 +287,24 @@ class Balancer:
                     yield ChangeBalancer(change=Change.DRAIN, name=server.name)
             if server.is_silent and server.sessions > 0:
                 yield ChangeBalancer(change=Change.CUT, name=server.name)
+
+    def _note_full(self, answer: Answer) -> Iterator[Report]:
+        """An alarm, and no reason to move: the clients would all come along."""
+        limit = answer.sessions_limit
+        if limit and answer.sessions >= limit and not self._was_full:
+            self._was_full = True
+            yield Report(
+                topic=Topic.ALARM,
+                reason=Reason.BALANCER_FULL,
+                fields={
+                    "sessions": answer.sessions,
+                    "limit": limit,
+                    "detail": "new clients wait for one of them to end",
+                    "remedy": "raise loadBalancerMaxConnections, then restart HAProxy and havip",
+                },
+            )
+        elif answer.sessions < limit * _ROOM:
+            self._was_full = False
 
     def _note(self, answer: Answer) -> Iterator[Report]:
         """Tell what has changed since the answer before."""

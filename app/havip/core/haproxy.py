@@ -106,6 +106,8 @@ class Answer:
     """`OPEN` while it takes connections; `PAUSED` or `STOP` when it does not; empty: not there."""
     sessions: int
     """Connections of clients now."""
+    sessions_limit: int
+    """With as many, the next ones wait in the kernel; 0 if it was not told."""
     sessions_total: int
     servers: tuple[Server, ...]
 
@@ -304,14 +306,15 @@ def read_answer(info: str, statistics: str) -> Answer:
         raise ValueError("the answer to `show info` has no version")
     servers = []
     frontend = ""
-    sessions = sessions_total = 0
+    sessions = sessions_limit = sessions_total = 0
     for row in csv.DictReader(rows):
         if row.get("pxname") != BACKEND:
             continue
         match row.get("svname"):
             case "FRONTEND":
                 frontend = row.get("status") or ""
-                sessions, sessions_total = _number(row, "scur"), _number(row, "stot")
+                sessions, sessions_limit = _number(row, "scur"), _number(row, "slim")
+                sessions_total = _number(row, "stot")
             case "BACKEND" | None:
                 pass
             case name:
@@ -324,6 +327,7 @@ def read_answer(info: str, statistics: str) -> Answer:
         is_stopping=_number(facts, "Stopping") != 0,
         frontend=frontend,
         sessions=sessions,
+        sessions_limit=sessions_limit,
         sessions_total=sessions_total,
         servers=tuple(servers),
     )

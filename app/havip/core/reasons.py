@@ -108,6 +108,8 @@ class Reason(StrEnum):
     """Nothing comes back from a failed backend: connections that wait for it were closed."""
     BACKENDS_MISSING = "backends_missing"
     """The Kubernetes API does not say who the backends are; the last ones stay."""
+    BALANCER_FULL = "balancer_full"
+    """The balancer has as many connections as it may: new clients wait for one to end."""
     RECONFIGURED = "reconfigured"
 
 
