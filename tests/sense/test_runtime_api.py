@@ -31,8 +31,8 @@ from havip.sense.haproxy import BalancerWatch
 
 INFO = "Name: HAProxy\nVersion: 2.6.12-1\nPid: 17\nUptime_sec: 60\ndescription: havip 1\n"
 STAT = (
-    "# pxname,svname,scur,slim,stot,bin,bout,econ,wretr,wredis,status,check_status,check_code,last_chk,"
-    "addr,\n"
+    "# pxname,svname,scur,slim,stot,bin,bout,econ,wretr,wredis,status,check_status,check_code,"
+    "last_chk,addr,\n"
     "apiserver,FRONTEND,3,100,9,1,2,,,,OPEN,,,,,\n"
     "apiserver,a,2,,8,10,20,1,2,3,UP,* L7OK,200,,192.0.2.1:6443,\n"
     "apiserver,BACKEND,2,,8,10,20,1,2,3,UP,,,,,\n"
