@@ -43,6 +43,6 @@ def _reach(plan: Plan) -> Reach:
         ),
         token_file=given.get("kube_token_file") or kubeconfig,
         token=None,
-        is_derived=False,
+        is_derived="kube_api_server" not in given,
         is_asked_for=has_own or bool(kubeconfig or servers or given.get("kube_ca_file")),
     )
