@@ -20,7 +20,7 @@ from havip.core.events import (
     ProbeResult,
     Reconfigured,
 )
-from havip.core.haproxy import GRACE_S, Answer, Change, Server, fingerprint
+from havip.core.haproxy import GRACE_S, Answer, Change, Server, called, fingerprint, server_of
 from havip.core.reasons import Reason, State
 
 A = Backend("a", ip_address("192.0.2.1"), 6443)
@@ -32,7 +32,7 @@ DISCOVERING = replace(STATIC, backends=None)
 
 def server(backend: Backend, **changes: Any) -> Server:
     up: dict[str, Any] = {
-        "name": backend.name,
+        "name": server_of(backend),
         "endpoint": backend.endpoint,
         "status": "UP",
         "check": "L7OK",
@@ -67,7 +67,9 @@ def answered(*servers: Server, config: BalancerConfig = STATIC, **changes: Any) 
 
 
 def changes(actions: list[Any]) -> list[tuple[Change, str]]:
-    return [(each.change, each.name) for each in actions if isinstance(each, ChangeBalancer)]
+    return [
+        (each.change, called(each.name)) for each in actions if isinstance(each, ChangeBalancer)
+    ]
 
 
 def told(actions: list[Any]) -> list[tuple[Reason | None, object]]:
@@ -104,7 +106,7 @@ def told(actions: list[Any]) -> list[tuple[Reason | None, object]]:
         pytest.param(
             (server(A), server(B, endpoint="192.0.2.9:6443")),
             [(Change.REMOVE, "b")],
-            id="another address under the same name",
+            id="moved by hand",
         ),
         pytest.param(
             (server(A), down(B, check="L4TOUT", check_detail="", sessions=4)),
@@ -131,6 +133,33 @@ def test_only_the_difference_is_said(
     for _ in range(2):  # what was lost is said again
         _, actions = balancer.handle_answer(answered(*servers))
         assert changes(actions) == expected
+
+
+def test_a_backend_that_moves_is_added_at_once_and_its_old_place_is_drained() -> None:
+    balancer = Balancer(STATIC)
+    old = replace(B, address=ip_address("192.0.2.9"))
+    _, actions = balancer.handle_answer(answered(server(A), server(old, sessions=2)))
+    assert [(each.change, each.name) for each in actions if isinstance(each, ChangeBalancer)] == [
+        (Change.ADD, "b_192.0.2.2:6443"),
+        (Change.DRAIN, "b_192.0.2.9:6443"),
+    ]
+    balancer.handle_answer(
+        answered(server(A), server(B), server(old, sessions=2, status="DRAIN"), server(C))
+    )
+    shown = [(each.name, each.endpoint, each.listed) for each in balancer.view().backends]
+    assert shown == [
+        ("a", A.endpoint, True),
+        ("b", B.endpoint, True),
+        ("b_192.0.2.9:6443", old.endpoint, False),
+        ("c", C.endpoint, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "backend", [A, replace(A, name="a_b_"), Backend.at(ip_address("2001:db8::1"), 6443)]
+)
+def test_the_name_of_a_server_is_that_of_its_backend(backend: Backend) -> None:
+    assert called(server_of(backend)) == backend.name
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from havip.core.events import (
     ProbeResult,
 )
 from havip.core.haproxy import BACKEND as PROXY
-from havip.core.haproxy import Answer, Change, Server, fingerprint, is_old
+from havip.core.haproxy import Answer, Change, Server, called, fingerprint, is_old, server_of
 from havip.core.outbox import LONGEST_S
 from havip.core.reasons import Reason
 from havip.core.view import BackendView, BalancerView
@@ -196,9 +196,6 @@ class Balancer:
 
     def view(self) -> BalancerView:
         answer = self._answer
-        servers = {each.name: each for each in answer.servers} if answer else {}
-        listed = {each.name: each for each in self._wanted}
-        names = sorted(listed.keys() | servers.keys())
         return BalancerView(
             answers=answer is not None,
             version=answer.version if answer else "",
@@ -209,8 +206,25 @@ class Balancer:
             sessions=answer.sessions if answer else 0,
             sessions_total=answer.sessions_total if answer else 0,
             backends_known_by=self._known_by,
-            backends=tuple(_view(listed.get(name), servers.get(name)) for name in names),
+            backends=tuple(self._views(answer.servers if answer else ())),
         )
+
+    def _views(self, servers: Collection[Server]) -> Iterator[BackendView]:
+        there = {each.name: each for each in servers}
+        shown = set()
+        for name, backend in sorted(self._servers.items()):
+            shown.add(backend.name)
+            yield _view(backend.name, backend, there.pop(name, None))
+        for name, server in sorted(there.items()):
+            # It may be the old place of one that is listed: a name stands for one row.
+            short = called(name)
+            yield _view(name if short in shown else short, None, server)
+            shown.add(short)
+
+    @property
+    def _servers(self) -> dict[str, Backend]:
+        """What HAProxy should have, by the names that it has for them."""
+        return {server_of(each): each for each in self._wanted}
 
     def _use_configured(self) -> None:
         if self._config.backends is not None:
@@ -256,11 +270,11 @@ class Balancer:
             return self._explain_clash(self._itself)
         if not self._wanted:
             return f"no backend is known: {self._missing or 'none is listed yet'}"
-        names = {each.name for each in self._wanted}
-        listed = [each for each in answer.servers if each.name in names]
+        wanted = self._servers
+        listed = [each for each in answer.servers if each.name in wanted]
         if any(each.is_healthy for each in listed):
             return ""
-        told = ", ".join(f"{each.name}: {_check(each)}" for each in listed[:5])
+        told = ", ".join(f"{called(each.name)}: {_check(each)}" for each in listed[:5])
         return f"none of {len(self._wanted)} backends is healthy ({told or 'none is added yet'})"
 
     def _explain_clash(self, backend: Backend) -> str:
@@ -271,13 +285,13 @@ class Balancer:
 
     def _reconcile(self, answer: Answer) -> Iterator[Action]:
         there = {each.name: each for each in answer.servers}
-        wanted = {each.name: each for each in self._wanted}
-        for backend in self._wanted:
-            server = there.get(backend.name)
+        wanted = self._servers
+        for name, backend in wanted.items():
+            server = there.get(name)
             if server is None:
-                yield ChangeBalancer(change=Change.ADD, name=backend.name, backend=backend)
+                yield ChangeBalancer(change=Change.ADD, name=name, backend=backend)
             elif server.endpoint == backend.endpoint and server.is_disabled:
-                yield ChangeBalancer(change=Change.ENABLE, name=backend.name)
+                yield ChangeBalancer(change=Change.ENABLE, name=name)
         for server in answer.servers:
             listed = wanted.get(server.name)
             if listed is None or listed.endpoint != server.endpoint:
@@ -308,7 +322,7 @@ class Balancer:
 
     def _note(self, answer: Answer) -> Iterator[Report]:
         """Tell what has changed since the answer before."""
-        wanted = {each.name: each for each in self._wanted}
+        wanted = self._servers
         there = {each.name for each in answer.servers}
         for server in answer.servers:
             noted = self._noted.setdefault(server.name, _Noted(endpoint=server.endpoint))
@@ -339,7 +353,7 @@ class Balancer:
                 yield Report(
                     topic=Topic.BACKEND,
                     reason=Reason.BACKEND_DRAINED,
-                    fields={"backend": name, "endpoint": gone.endpoint},
+                    fields={"backend": called(name), "endpoint": gone.endpoint},
                 )
 
 
@@ -347,7 +361,7 @@ def _told(server: Server, reason: Reason, **fields: str | int) -> Report:
     return Report(
         topic=Topic.BACKEND,
         reason=reason,
-        fields={"backend": server.name, "endpoint": server.endpoint, **fields},
+        fields={"backend": called(server.name), "endpoint": server.endpoint, **fields},
     )
 
 
@@ -356,9 +370,9 @@ def _check(server: Server) -> str:
     return " ".join(filter(None, (server.check, server.check_code, server.check_detail)))
 
 
-def _view(backend: Backend | None, server: Server | None) -> BackendView:
+def _view(name: str, backend: Backend | None, server: Server | None) -> BackendView:
     return BackendView(
-        name=backend.name if backend else server.name if server else "",
+        name=name,
         endpoint=server.endpoint if server else backend.endpoint if backend else "",
         listed=backend is not None,
         healthy=server is not None and server.is_healthy,

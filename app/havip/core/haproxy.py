@@ -56,6 +56,7 @@ class Server:
     """A backend as HAProxy has it."""
 
     name: str
+    """As `server_of` makes it."""
     endpoint: str
     status: str
     """`UP`, `DOWN`, `DRAIN`, `MAINT`, `no check`; in the midst of a change with a fraction."""
@@ -112,6 +113,22 @@ class Answer:
     servers: tuple[Server, ...]
 
 
+def server_of(backend: Backend) -> str:
+    """What HAProxy calls a backend: one name for each place.
+
+    Under the backend's name alone, one that moves to another address could be added only once the
+    last connection to the old one has ended.
+    """
+    place = f"{backend.address}:{backend.port}"
+    return place if backend.name == place else f"{backend.name}_{place}"
+
+
+def called(server: str) -> str:
+    """The name of the backend that HAProxy calls so; an address has no underscore."""
+    name, _, _ = server.rpartition("_")
+    return name or server
+
+
 def configuration(config: BalancerConfig, backends: Iterable[Backend]) -> str:
     """The whole file, the same for the same arguments.
 
@@ -119,7 +136,9 @@ def configuration(config: BalancerConfig, backends: Iterable[Backend]) -> str:
         ValueError: a backend has a name or an address that HAProxy would take for something else.
     """
     body = _configuration(config)
-    lines = [f"    server {_name(each.name)} {_words(config, each)}" for each in sorted(backends)]
+    lines = [
+        f"    server {_name(server_of(each))} {_words(config, each)}" for each in sorted(backends)
+    ]
     return "\n".join([body, *lines, ""]).replace("{fingerprint}", fingerprint(config))
 
 
@@ -249,6 +268,7 @@ def commands(
     """How to do it over the Runtime API, one after the other, each if the one before succeeded.
 
     Args:
+        name: of the server, by `server_of`.
         backend: the one to add, under this name.
 
     Raises:
