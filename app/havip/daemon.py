@@ -24,10 +24,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from havip.act.addresses import Addresses
-from havip.act.haproxy import BalancerHand, kept
+from havip.act.haproxy import BalancerHand, end_sessions, kept
 from havip.act.http import Server, is_of_accept, metrics_pages, status_pages
 from havip.act.journal import Journal
 from havip.act.kube_record import KubeRecord
@@ -242,7 +243,8 @@ class Daemon:
 
         Only once nothing can refuse the start any more: until then nothing is changed.
         """
-        self._addresses = Addresses()
+        balancer = self._config.balancer
+        self._addresses = Addresses(None if balancer is None else partial(end_sessions, balancer))
         self._opened.callback(self._addresses.close)
         try:
             kept = self._addresses.clean_leftovers(self._host_at_start, self._config.routers)

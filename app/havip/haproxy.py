@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
 from collections.abc import Callable
 from typing import Final
+
+from havip.core.haproxy import closing, read_answer
 
 _ANSWER_LIMIT: Final = 1 << 18
 """Bytes of one answer: 64 servers of `show stat` are 30 kilobytes."""
 _PROMPT: Final = b"\n> "
+_PAUSE_S: Final = 0.01
 
 
 class RuntimeApiError(Exception):
@@ -128,3 +133,49 @@ class _Connection(asyncio.Protocol):
                 )
         else:
             self._closed(self)
+
+
+def close_sessions(path: str, within_s: float) -> None:
+    """Have the HAProxy at a socket close its clients' connections, and wait until it has.
+
+    One of somebody else is left alone, and what is still open at the end as well. Blocks; for a
+    thread.
+
+    Raises:
+        OSError: nobody answers there in time.
+        RuntimeApiError, ValueError: what answers is no Runtime API.
+    """
+    until_at = time.monotonic() + within_s
+    while True:
+        info, statistics = (_ask(path, each, until_at) for each in ("show info", "show stat"))
+        answer = read_answer(info, statistics)
+        is_ours = answer.description.startswith("havip ")
+        if not is_ours or not answer.servers or answer.sessions == 0:
+            return
+        _ask(path, closing(answer.servers), until_at)
+        if time.monotonic() + _PAUSE_S > until_at:
+            return
+        # HAProxy answers before it has closed the last one.
+        time.sleep(_PAUSE_S)
+
+
+def _ask(path: str, command: str, until_at: float) -> str:
+    """One answer, on a connection of its own, which HAProxy closes after it."""
+    received = bytearray()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_left_s(until_at))
+        connection.connect(path)
+        connection.sendall(command.encode() + b"\n")
+        while part := connection.recv(65536):
+            received += part
+            if len(received) > _ANSWER_LIMIT:
+                raise RuntimeApiError(f"an answer is longer than {_ANSWER_LIMIT} bytes")
+            connection.settimeout(_left_s(until_at))
+    return received.decode("utf-8", "replace")
+
+
+def _left_s(until_at: float) -> float:
+    left_s = until_at - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("HAProxy does not answer in time")
+    return left_s

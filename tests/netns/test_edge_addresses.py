@@ -243,6 +243,28 @@ def test_the_end_waits_for_a_reset(
     assert str(VIP4) not in a.addresses()
 
 
+def test_where_the_kernel_resets_nothing_the_balancer_does_before_the_address_goes(
+    hosts: tuple[Netns, Netns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = hosts
+    seen: list[bool] = []
+
+    def unsupported(_address: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "")
+
+    monkeypatch.setattr(connections, "reset", unsupported)
+    addresses = a.run(lambda: Addresses(lambda: seen.append(str(VIP4) in a.addresses())))
+    for _ in range(2):
+        addresses.install(install())
+        settle(addresses)
+        addresses.reset_connections(ResetConnections(address=VIP4))
+        addresses.remove(RemoveAddress(interface="e0", address=VIP4_32))
+        settle(addresses)
+    addresses.close(PATIENCE_S)
+    assert seen == [True, True]
+    assert str(VIP4) not in a.addresses()
+
+
 def clean(host: Netns, config: RouterConfig) -> list[Conflict]:
     def inside() -> list[Conflict]:
         with closing(Addresses()) as addresses:

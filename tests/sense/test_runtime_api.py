@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from havip.act.haproxy import BalancerHand
+from havip.act.haproxy import BalancerHand, end_sessions
 from havip.core.actions import ChangeBalancer
 from havip.core.config import Backend, BalancerConfig
 from havip.core.events import ActionFailed, BalancerAnswered, BalancerSilent, ProbeResult
@@ -313,3 +313,39 @@ def test_no_command_but_the_one_that_is_meant(name: str, tmp_path: Path) -> None
 
     asyncio.run(main())
     assert [each.errno for each in failures] == [errno.EINVAL], "told, and nothing ends by it"
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ("havip 1", ["shutdown sessions server apiserver/a; shutdown sessions server apiserver/b"]),
+        ("somebody else's", []),
+    ],
+)
+def test_all_sessions_are_closed(description: str, expected: list[str], tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    async def haproxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = (await reader.readline()).decode().strip()
+        if line == "show info":
+            writer.write(INFO.replace("havip 1", description).encode())
+        elif line == "show stat":
+            statistics = STAT + "apiserver,b,1,,1\n"
+            writer.write((statistics.replace("END,3,", "END,0,") if heard else statistics).encode())
+        else:
+            heard.append(line)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        config = BalancerConfig(binds=(), directory=str(tmp_path))
+        async with listening(config.socket_file, haproxy):
+            await asyncio.to_thread(end_sessions, config)
+        await asyncio.to_thread(end_sessions, replace(config, directory=str(tmp_path / "none")))
+        async with listening(config.socket_file, never):
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(end_sessions, config)
+
+    asyncio.run(main())
+    assert heard == expected

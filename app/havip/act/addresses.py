@@ -22,7 +22,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
@@ -72,7 +72,12 @@ class Addresses:
         OSError: netlink cannot be opened.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, close_sessions: Callable[[], None] | None = None) -> None:
+        """
+        Args:
+            close_sessions: ends the connections of clients where the kernel cannot; blocks shortly.
+        """
+        self._close_sessions = close_sessions
         self._route = Requests(socket.NETLINK_ROUTE)
         self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._requests: _Queue = queue.SimpleQueue()
@@ -263,13 +268,16 @@ class Addresses:
         return True
 
     def _reset(self, action: ResetConnections) -> None:
-        if self._is_reset_unsupported:
-            return
-        try:
-            connections.reset(action.address)
-        except OSError as error:
-            self._is_reset_unsupported = error.errno == errno.EOPNOTSUPP
-            raise
+        if not self._is_reset_unsupported:
+            try:
+                connections.reset(action.address)
+            except OSError as error:
+                self._is_reset_unsupported = error.errno == errno.EOPNOTSUPP
+                if self._is_reset_unsupported and self._close_sessions is not None:
+                    self._close_sessions()
+                raise
+        elif self._close_sessions is not None:
+            self._close_sessions()
 
 
 def _message(index: int, address: IPv4Interface | IPv6Interface) -> Any:

@@ -21,9 +21,11 @@ from havip.core.config import Backend, BalancerConfig
 from havip.core.events import ActionFailed
 from havip.core.haproxy import commands, configuration, has_succeeded
 from havip.files import open_regular
-from havip.haproxy import RuntimeApi, RuntimeApiError
+from havip.haproxy import RuntimeApi, RuntimeApiError, close_sessions
 
 _ANSWER_S: Final = 2.0
+_END_S: Final = 0.5
+"""So long the VIP stays, where HAProxy has to close what the kernel cannot."""
 _WAITING: Final = 256
 _VERSION: Final = 1
 _BYTES: Final = 16_384
@@ -122,6 +124,20 @@ class BalancerHand:
                 message=message,
             )
         )
+
+
+def end_sessions(config: BalancerConfig) -> None:
+    """Close the connections of clients, where the kernel does not. Blocks; for a thread.
+
+    Raises:
+        OSError: HAProxy does not do it. That it does not run is none: they have ended with it.
+    """
+    try:
+        close_sessions(config.socket_file, _END_S)
+    except (ConnectionError, FileNotFoundError):
+        pass
+    except (RuntimeApiError, ValueError) as error:
+        raise OSError(errno.EBADMSG, str(error)) from error
 
 
 def _raise(task: asyncio.Task[None]) -> None:

@@ -294,6 +294,11 @@ def commands(
             return (f"set server {server} state maint", f"del server {server}")
 
 
+def closing(servers: Iterable[Server]) -> str:
+    """One line that closes what all of these have."""
+    return "; ".join(f"shutdown sessions server {BACKEND}/{_name(each.name)}" for each in servers)
+
+
 def has_succeeded(reply: str) -> bool:
     """Whether a command was done, by what HAProxy says to it."""
     return reply.strip() in {"", "New server registered.", "Server deleted."}
