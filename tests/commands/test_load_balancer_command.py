@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from test_check_config import HOST, VIP
+
+from havip.commands import load_balancer as command
 
 pytestmark = pytest.mark.netns
 BACKENDS = "--load-balancer-backends=a 192.0.2.11:6443"
@@ -41,3 +45,61 @@ def test_a_port_that_only_haproxy_may_bind_is_left_to_haproxy(tmp_path: Path) ->
     done = load_balancer(tmp_path, "--load-balancer-port=443", before=before)
     assert done.returncode == 0, done.stderr
     assert "bind 0.0.0.0:443" in (tmp_path / "haproxy.cfg").read_text()
+
+
+# The HAProxy that is named ---------------------------------------------------------------------
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """One that every user can reach."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def program(directory: Path, validates: str, version: str = "2.6.12") -> Path:
+    """A stand-in for HAProxy, which says its version, and to `-c -f FILE` runs this."""
+    path = directory / "haproxy"
+    says = f'echo "HAProxy version {version} 2023/12/16 - https://haproxy.org/"'
+    path.write_text(f'#!/bin/sh\n[ "$1" = -c ] || {{ {says}; exit; }}\n{validates}\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_one_that_it_refuses_does_not_take_the_place_of_the_last_good_one(directory: Path) -> None:
+    assert load_balancer(directory, "--haproxy=/usr/sbin/haproxy").returncode == 0
+    good = (directory / "haproxy.cfg").read_text()
+    refuses = program(directory, "echo 'parsing [haproxy.cfg:7]: no' >&2; exit 1")
+    done = load_balancer(directory, f"--haproxy={refuses}", "--load-balancer-port=7443")
+    assert done.returncode == 2
+    assert f"does not take {directory}/haproxy.cfg.new: parsing [haproxy.cfg:7]: no" in done.stderr
+    assert (directory / "haproxy.cfg").read_text() == good
+    assert ":7443" in (directory / "haproxy.cfg.new").read_text()
+
+
+def test_it_validates_as_the_user_who_may_write_there(directory: Path) -> None:
+    """That user can have put in a configuration that runs a program, which root must not."""
+    validates = program(directory, 'echo "$(id -u) $(id -g) $(id -G)" >&2; exit 1')
+    ours = load_balancer(directory, f"--haproxy={validates}")
+    assert "haproxy.cfg.new: 0 0 0" in ours.stderr
+    os.chown(directory, NOBODY, NOBODY)
+    theirs = load_balancer(directory, f"--haproxy={validates}")
+    assert f"haproxy.cfg.new: {NOBODY} {NOBODY} {NOBODY};" in theirs.stderr
+
+
+@pytest.mark.parametrize(
+    ("validates", "told"),
+    [
+        pytest.param("sleep 60", "has not said so within 0.2 seconds", id="it hangs"),
+        pytest.param(None, "cannot be run: No such file", id="it is gone by then"),
+    ],
+)
+def test_a_validation_that_does_not_end_is_a_refusal(
+    validates: str | None, told: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_HANG_S", 0.2)
+    path = program(directory, f"exec {validates}") if validates else directory / "haproxy"
+    assert told in command._refusal(str(path), str(directory / "haproxy.cfg.new"))

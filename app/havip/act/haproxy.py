@@ -159,8 +159,11 @@ def write_backends(config: BalancerConfig, backends: Collection[Backend]) -> Non
     replace_file(Path(config.configuration_file), content)
 
 
-def prepare(config: BalancerConfig) -> str:
+def prepare(config: BalancerConfig, path: str = "") -> str:
     """Write all that HAProxy starts with; in words why a kept list does not count, if there is one.
+
+    Args:
+        path: where the configuration goes, if it has yet to be validated.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -169,7 +172,8 @@ def prepare(config: BalancerConfig) -> str:
     if config.ca_file is not None:
         with open_regular(config.ca_file) as file:
             replace_file(Path(config.ca_copy), file.read(_CA_BYTES))
-    replace_file(Path(config.configuration_file), configuration(config, backends).encode())
+    text = configuration(config, backends)
+    replace_file(Path(path or config.configuration_file), text.encode())
     return problem
 
 

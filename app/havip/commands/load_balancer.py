@@ -6,10 +6,10 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from havip.core.config import BalancerConfig
     from havip.settings.errors import Problem
 
 EPILOG = """\
@@ -72,12 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
             problems += _unfit(arguments.haproxy)
         if problems:
             raise ConfigError.of(map(loaded.traced, problems))
+        file = balancer.configuration_file
+        written = f"{file}.new" if arguments.haproxy else file
         try:
-            if kept_problem := prepare(balancer):
+            if kept_problem := prepare(balancer, written):
                 print(
                     f"havip: {balancer.kept_file} does not count, it {kept_problem}",
                     file=sys.stderr,
                 )
+            # One that is refused stays there, to be read; the last good one stays in force.
+            said = _refusal(arguments.haproxy, written) if arguments.haproxy else ""
+            if not said:
+                Path(written).replace(file)
         except OSError as error:
             raise ConfigError(
                 field="loadBalancerDirectory",
@@ -85,13 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
                 problem=error.strerror or str(error),
                 remedy="let havip write there",
             ) from error
-        if arguments.haproxy and (said := _refusal(arguments.haproxy, balancer)):
+        if said:
             raise ConfigError.of(
                 [
                     Problem(
                         field="--haproxy",
                         value=arguments.haproxy,
-                        problem=f"does not take {balancer.configuration_file}: {said}",
+                        problem=f"does not take {written}: {said}",
                         remedy="correct what it names",
                     )
                 ]
@@ -99,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"havip: {error}", file=sys.stderr)
         return 2
-    print(balancer.configuration_file)
+    print(file)
     return 0
 
 
@@ -125,16 +131,32 @@ def _unfit(program: str) -> list[Problem]:
     return [Problem(field="--haproxy", value=program, problem=problem, remedy=remedy)]
 
 
-def _refusal(program: str, balancer: BalancerConfig) -> str:
-    """What HAProxy says against the configuration; empty if it takes it."""
-    done = subprocess.run(  # noqa: S603
-        [program, "-c", "-f", balancer.configuration_file],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_HANG_S,
-        check=False,
-    )
+def _refusal(program: str, file: str) -> str:
+    """What HAProxy says against the configuration; empty if it takes it.
+
+    Raises:
+        OSError: the file is gone.
+    """
+    owner = Path(file).parent.stat()
+    # Whoever the directory belongs to can have put another file there by now, and a configuration
+    # can run programs: they are to run as that user, not as root.
+    drops = os.geteuid() == 0 and owner.st_uid != 0
+    try:
+        done = subprocess.run(  # noqa: S603
+            [program, "-c", "-f", file],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_HANG_S,
+            check=False,
+            user=owner.st_uid if drops else None,
+            group=owner.st_gid if drops else None,
+            extra_groups=[] if drops else None,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it has not said so within {_HANG_S:g} seconds"
+    except OSError as error:
+        return f"it cannot be run: {error.strerror or error}"
     said = " ".join((done.stdout + done.stderr).split())[:_SHOWN]
     return said or f"exit status {done.returncode}" if done.returncode else ""
 

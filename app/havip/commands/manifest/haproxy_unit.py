@@ -36,7 +36,8 @@ StartLimitIntervalSec=0
 [Service]
 Type=exec
 {environment}
-# As root, for it reads and writes what HAProxy must not. What is wrong stands in this unit's log.
+# As root, for it reads and writes what HAProxy must not; HAProxy validates it as its own user. What
+# is wrong stands in this unit's log.
 ExecStartPre=+{program} load-balancer --haproxy {haproxy}
 ExecStart={haproxy} -W -db -f {directory}/haproxy.cfg
 Restart=always
