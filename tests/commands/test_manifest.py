@@ -772,6 +772,25 @@ def test_without_a_load_balancer_the_unit_knows_no_haproxy() -> None:
     assert "there is no HAProxy to run" in refusal("systemd-haproxy", VIP)
 
 
+def test_two_load_balancers_of_a_host_share_nothing() -> None:
+    """By --name: in one directory, each would write the other's configuration."""
+    variable = "HAVIP_LOAD_BALANCER_DIRECTORY"
+    flags = (*BALANCED, "--name=second")
+    ours, haproxys = (
+        manifest(kind, *flags).stdout.splitlines() for kind in ("systemd", "systemd-haproxy")
+    )
+    assert "ReadWritePaths=-/run/second-haproxy" in ours
+    assert f"Environment={variable}=/run/second-haproxy" in ours
+    assert "RuntimeDirectory=second-haproxy" in haproxys
+    assert f"Environment={variable}=/run/second-haproxy" in haproxys
+    assert "ExecStart=/usr/sbin/haproxy -W -db -f /run/second-haproxy/haproxy.cfg" in haproxys
+
+    first = manifest("systemd-haproxy", *BALANCED).stdout
+    assert "RuntimeDirectory=havip-haproxy\n" in first
+    assert variable not in first, "the default"
+    assert variable not in manifest("systemd", VIP, "--name=second").stdout
+
+
 @pytest.mark.parametrize("kind", ["systemd", "systemd-haproxy"])
 def test_units_leave_a_list_of_backends_to_the_file_that_the_daemon_follows(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from havip.commands.manifest.plan import (
     without_overrides,
 )
 from havip.commands.manifest.text import comment
-from havip.commands.manifest.unit import environment, quoted
+from havip.commands.manifest.unit import environment, haproxy_directory, quoted
 from havip.core.haproxy import GRACE_S, HARD_STOP_S
 from havip.settings.errors import Problem
 
@@ -117,7 +117,7 @@ def haproxy_unit(plan: Plan, program: str, haproxy: str) -> Document:
     settings = plan.settings
     vips = (str(vip.ip) for router in plan.routers for vip in router.vip_address_cidr or ())
     is_privileged = settings.load_balancer_port < _UNPRIVILEGED_PORT
-    directory = settings.load_balancer_directory
+    directory = haproxy_directory(plan)
     text = _UNIT.format(
         name=plan.name,
         vips=" ".join(vips),

@@ -130,13 +130,16 @@ def unit(plan: Plan, program: str) -> Document:
         watchdog_s=_WATCHDOG_S,
         rtprio=LOOP_PRIORITY,
         after=_AFTER_HAPROXY.format(name=plan.name) if has_balancer else "",
-        balancer=_WITH_HAPROXY.format(directory=plan.settings.load_balancer_directory)
-        if has_balancer
-        else "",
+        balancer=_WITH_HAPROXY.format(directory=haproxy_directory(plan)) if has_balancer else "",
         # The program, or a kubeconfig, may lie there.
         protect_home="read-only" if any(map(_is_at_home, files)) else "yes",
     )
     return Document(text=comment(head) + text, steps=steps, warnings=warnings, mode=0o644)
+
+
+def haproxy_directory(plan: Plan) -> str:
+    """Shared by the two units, and by no others: each HAProxy is one havip's."""
+    return f"/run/{plan.name}-haproxy"
 
 
 def environment(plan: Plan) -> str:
@@ -145,6 +148,9 @@ def environment(plan: Plan) -> str:
     A variable would beat the file, whose changes the daemon is to follow.
     """
     given = dict(plan.given)
+    directory = haproxy_directory(plan)
+    if plan.settings.load_balancer and directory != plan.settings.load_balancer_directory:
+        given["load_balancer_directory"] = directory
     if plan.backends_are_in_file:
         del given["load_balancer_backends"]
     return "\n".join(
