@@ -47,6 +47,42 @@ def test_a_port_that_only_haproxy_may_bind_is_left_to_haproxy(tmp_path: Path) ->
     assert "bind 0.0.0.0:443" in (tmp_path / "haproxy.cfg").read_text()
 
 
+# What has the port --------------------------------------------------------------------------------
+
+# $1: its configuration; $2: another port that somebody has. The rest runs once it listens.
+BESIDE_HAPROXY = """\
+import socket, subprocess, sys
+other = socket.create_server(("0.0.0.0", int(sys.argv[2])))
+haproxy = subprocess.Popen(["haproxy", "-W", "-db", "-f", sys.argv[1]], stderr=subprocess.PIPE)
+while b"Loading success" not in (line := haproxy.stderr.readline()):
+    assert line, "HAProxy has ended"
+status = subprocess.run(sys.argv[3:]).returncode
+haproxy.kill()
+sys.exit(status)
+"""
+SLOWER = "--load-balancer-check-interval=4"
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_taken"),
+    [
+        pytest.param([], False, id="as it was started"),
+        pytest.param([SLOWER], False, id="its own port, with other settings"),
+        pytest.param([SLOWER, "--load-balancer-bind=vip"], False, id="its own, at the VIP alone"),
+        pytest.param(["--load-balancer-port=7443"], True, id="a port of somebody else"),
+    ],
+)
+def test_a_port_in_use_is_told_beside_a_haproxy_that_has_another(
+    flags: list[str], is_taken: bool, tmp_path: Path
+) -> None:
+    assert load_balancer(tmp_path).returncode == 0
+    before = (sys.executable, "-c", BESIDE_HAPROXY, f"{tmp_path}/haproxy.cfg", "7443")
+    done = load_balancer(tmp_path, *flags, before=before)
+    assert done.returncode == (2 if is_taken else 0), done.stderr
+    told = "loadBalancerPort 0.0.0.0:7443 (flag --load-balancer-port): something else on this node"
+    assert (told in done.stderr) is is_taken
+
+
 # The HAProxy that is named ---------------------------------------------------------------------
 
 NOBODY = 65534

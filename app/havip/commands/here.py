@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from havip.core.balancer import CHOICES
 from havip.core.config import BalancerConfig, endpoint
+from havip.core.haproxy import fingerprint, read_answer
+from havip.files import open_regular
+from havip.haproxy import RuntimeApi, RuntimeApiError
 from havip.sense.capabilities import missing_capabilities
 from havip.settings.errors import Problem
 from havip.settings.values import Endpoint
@@ -62,7 +66,7 @@ def taken_by_another(balancer: BalancerConfig) -> Iterator[Problem]:
                 if error.errno in {errno.EACCES, errno.EPERM}:
                     continue
                 is_in_use = error.errno == errno.EADDRINUSE
-                if is_in_use and _is_running(balancer):
+                if is_in_use and _is_its_haproxys(balancer, address):
                     return
                 yield Problem(
                     field="loadBalancerPort",
@@ -75,14 +79,36 @@ def taken_by_another(balancer: BalancerConfig) -> Iterator[Problem]:
                 return
 
 
-def _is_running(balancer: BalancerConfig) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_TIMEOUT_S)
-        try:
-            probe.connect(balancer.socket_file)
-        except OSError:
-            return False
-    return True
+def _is_its_haproxys(balancer: BalancerConfig, address: IPv4Address | IPv6Address) -> bool:
+    """Whether the HAProxy of this directory listens there, perhaps by an earlier configuration.
+
+    It does not tell its ports; but it says which configuration it was started with, and the file
+    says where that one listens.
+    """
+    try:
+        description = asyncio.run(_description(balancer))
+        if description == f"havip {fingerprint(balancer)}":
+            return True
+        with open_regular(balancer.configuration_file) as file:
+            text = file.read(_MAX_BYTES).decode("utf-8", "replace")
+    except (OSError, RuntimeApiError, ValueError):
+        return False
+    lines = [line.split() for line in text.splitlines()]
+    if not description or ["description", *f'"{description}"'.split()] not in lines:
+        return False
+    every = ip_address("0.0.0.0" if address.version == 4 else "::")  # noqa: S104
+    places = {endpoint(each, balancer.port) for each in (address, every)}
+    return any(line[0] == "bind" and line[1] in places for line in lines if len(line) > 1)
+
+
+async def _description(balancer: BalancerConfig) -> str:
+    api = RuntimeApi(balancer.socket_file)
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            (info,) = await api.ask("show info")
+    finally:
+        api.close()
+    return read_answer(info, "").description
 
 
 def refused_port(field: str, listen: str, problem: str) -> Problem:
