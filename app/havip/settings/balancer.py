@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
+from urllib.parse import urlsplit
 
 from havip.core.balancer import CHOICES
-from havip.core.config import BalancerConfig, KubeAccess
+from havip.core.config import BalancerConfig, KubeAccess, is_loopback
 from havip.core.host import Host
 from havip.settings.checks import timeout_s
 from havip.settings.errors import ConfigError, Problem
@@ -86,7 +87,9 @@ def lacks_for_balancer(
     balancer: BalancerConfig | None, access: KubeAccess | None
 ) -> Iterator[Problem]:
     """What is missing to know the backends."""
-    if balancer is not None and balancer.backends is None and access is None:
+    if balancer is None or balancer.backends is not None:
+        return
+    if access is None:
         yield Problem(
             field="loadBalancerBackends",
             value=AUTO,
@@ -94,6 +97,27 @@ def lacks_for_balancer(
             remedy="set kubeconfigFile, or kubeApiServer with kubeCaFile and kubeTokenFile; or "
             "list them, like cp-1 192.0.2.11:6443",
         )
+    elif all(_waits_for(balancer, server) for server in access.servers):
+        yield Problem(
+            field="loadBalancerBackends",
+            value=AUTO,
+            problem=f"the API that lists the backends is asked at {', '.join(access.servers)}, "
+            "where nobody answers before HAProxy at the VIP has a backend (loadBalancerPort "
+            f"{balancer.port}, loadBalancerBind vip)",
+            remedy="list them, like cp-1 192.0.2.11:6443; or name the nodes' own addresses by "
+            "kubeApiServer, like https://192.0.2.11:6443",
+        )
+
+
+def _waits_for(balancer: BalancerConfig, server: str) -> bool:
+    """Whether the server is the balancer, or an API server that leaves this port of the VIP to it.
+
+    Such a one listens on its node's address alone, and so not on the loopback.
+    """
+    url = urlsplit(server)
+    if url.port != balancer.port or any(each.is_unspecified for each in balancer.binds):
+        return False
+    return is_loopback(server) or url.hostname in {str(each) for each in balancer.binds}
 
 
 def with_balancer(
