@@ -9,6 +9,7 @@ import pytest
 
 from havip.core.host import Host
 from havip.settings import Loaded, resolve
+from pem import CERTIFICATE
 
 VIP = "--vip-address-cidr=192.0.2.10/24"
 AT_VIP = ("--load-balancer-bind=vip", "--load-balancer-port=6443")
@@ -34,7 +35,7 @@ def test_an_api_server_that_answers_before_the_balancer_does(
     load_from: Callable[..., Loaded],
     host: Host,
 ) -> None:
-    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "ca.pem").write_text(CERTIFICATE)
     (tmp_path / "token").write_text("a.b.c")
     credential = (
         f"--kube-ca-file={tmp_path / 'ca.pem'}",
