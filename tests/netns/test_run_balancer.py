@@ -123,6 +123,23 @@ def test_the_vip_follows_the_balancer(make: Callable[..., Balanced]) -> None:
     assert client.failures(only_at) == []
 
 
+def test_a_haproxy_that_is_told_to_stop_refuses_nobody(make: Callable[..., Balanced]) -> None:
+    """Restarted alone, as by an upgrade: the VIP has moved before the port is closed."""
+    it = make(hosts=2)
+    lab = it.lab
+    it.start()
+    first = holder(lab)
+    (second,) = (host for host in lab.hosts if host is not first)
+    client = it.requests()
+    client.wait_for(20, 0.0)
+    os.kill(it.haproxies[first.name].pid, signal.SIGUSR1)
+    lab.watch.wait_for_holder(lab.vip_address, second.name, timeout_s=HANG_S)
+    assert it.haproxies[first.name].wait(HANG_S) == 0
+    ended_at = now()
+    client.wait_for(20, ended_at)
+    assert [each for each in client.failures() if "refused" in each["error"].lower()] == []
+
+
 def _watches_ended(it: Balanced) -> int:
     return sum(each.log_text().count('"watch": "ended"') for each in it.api_servers.values())
 
