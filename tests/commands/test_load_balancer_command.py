@@ -139,3 +139,37 @@ def test_a_validation_that_does_not_end_is_a_refusal(
     monkeypatch.setattr(command, "_HANG_S", 0.2)
     path = program(directory, f"exec {validates}") if validates else directory / "haproxy"
     assert told in command._refusal(str(path), str(directory / "haproxy.cfg.new"))
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        pytest.param("2.4.22", "is version 2.4.22", id="too old"),
+        pytest.param("1.8.30-2", "is version 1.8.30-2", id="much too old"),
+        pytest.param("", "is no HAProxy", id="of no version"),
+    ],
+)
+def test_a_haproxy_that_is_too_old_is_refused(version: str, told: str, directory: Path) -> None:
+    old = program(directory, "exit 0", version)
+    assert_unfit(directory, old, told)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        pytest.param("/nonexistent/haproxy", "cannot be run: No such file", id="missing"),
+        pytest.param("/etc/passwd", "cannot be run: Permission denied", id="no program"),
+        pytest.param("/bin/true", "is no HAProxy", id="another program"),
+    ],
+)
+def test_what_is_no_haproxy_is_refused(path: str, told: str, directory: Path) -> None:
+    assert_unfit(directory, Path(path), told)
+
+
+def assert_unfit(directory: Path, haproxy: Path, told: str) -> None:
+    """It says why, and how to get one that fits; nothing is written that one would start with."""
+    done = load_balancer(directory, f"--haproxy={haproxy}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--haproxy {haproxy}: {told}" in done.stderr
+    assert "install HAProxy 2.6 or later" in done.stderr
+    assert not [*directory.glob("haproxy.cfg*")]
