@@ -36,7 +36,7 @@ def load_balancer(
 def test_it_writes_what_haproxy_takes(tmp_path: Path) -> None:
     done = load_balancer(tmp_path, "--haproxy=/usr/sbin/haproxy")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/haproxy.cfg\n"), done.stderr
-    assert "server a 192.0.2.11:6443" in (tmp_path / "haproxy.cfg").read_text()
+    assert " 192.0.2.11:6443 check " in (tmp_path / "haproxy.cfg").read_text()
 
 
 def test_a_port_that_only_haproxy_may_bind_is_left_to_haproxy(tmp_path: Path) -> None:
