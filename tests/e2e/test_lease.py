@@ -1,4 +1,4 @@
-"""Election by a Lease of a real API server, while a client asks for the VIP each millisecond.
+"""Election by a Lease of a real API server, while a client asks the VIP, or writes through it.
 
 Three daemons on hosts of their own; etcd and the API server run on another one. Rights are those
 of docs/lease-election.md. Beside what each test asks, nobody may have the address together with
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from control_plane import ControlPlane
 from kube_cluster import BINARIES, ROOT
+from writes import Writes
 
 from havip.netlab import Host, Lab, Process
 
@@ -222,9 +223,11 @@ def test_a_planned_move_loses_nothing(three: Cluster) -> None:
 def test_a_dead_holder_is_replaced(cluster: Cluster, how: str, times: dict[str, int]) -> None:
     lab = cluster.lab
     cluster.start(*lab.hosts, **times)
-    with lab.client.probe(str(lab.vip_address)) as prober:
+    with lab.client.probe(str(lab.vip_address)) as prober, Writes(lab) as writes:
         prober.wait_for_answer()
-        holder, at = cluster.holder(), time.monotonic()
+        holder = cluster.holder()
+        writes.wait_for(holder, 0.0, HANG_S)
+        at = time.monotonic()
         try:
             daemon(holder).kill() if how == "killed" else holder.power_off()
             names = [host.name for host in lab.hosts if host is not holder]
@@ -233,6 +236,9 @@ def test_a_dead_holder_is_replaced(cluster: Cluster, how: str, times: dict[str, 
             successor = cluster.wait_for_other(holder)
             assert reasons(daemon(successor))[-1] == "lease_expired"
             assert cluster.lease()["spec"]["holderIdentity"] == successor.name
+            writes.wait_for(successor, at, HANG_S)
+            writes.verify(holder, successor)
+            assert lab.watch.held(lab.vip_address, at).two_s == 0, lab.watch.story(at)
         finally:
             if how != "killed":
                 holder.power_on()
@@ -250,18 +256,26 @@ def test_a_daemon_that_is_started_again_resumes_its_lease(three: Cluster) -> Non
 
 def test_a_frozen_holder_has_lost_the_address_before(three: Cluster) -> None:
     lab = three.lab
-    holder, at = three.holder(), time.monotonic()
+    holder = three.holder()
     frozen = daemon(holder)
-    frozen.freeze()
-    successor = three.wait_for_other(holder)
+    with Writes(lab) as writes:
+        writes.wait_for(holder, 0.0, HANG_S)
+        at = time.monotonic()
+        frozen.freeze()
+        successor = three.wait_for_other(holder)
+        assert three.longest_overlap_s(at) == 0, lab.watch.story(at)
+        writes.wait_for(successor, at, HANG_S)
+        frozen.thaw()
+        thawed_at = time.monotonic()
+        wait_until(lambda: "frozen" in reasons(frozen), "does not step down")
+        version = three.lease()["metadata"]["resourceVersion"]
+        wait_until(lambda: three.lease()["metadata"]["resourceVersion"] != version, "not renewed")
+        assert three.lease()["spec"]["holderIdentity"] == successor.name
+        assert three.holder() is successor
+        writes.wait_for(successor, thawed_at, HANG_S)
+        writes.verify(holder, successor)
     assert three.longest_overlap_s(at) == 0, lab.watch.story(at)
-    frozen.thaw()
-    wait_until(lambda: "frozen" in reasons(frozen), "does not step down")
-    version = three.lease()["metadata"]["resourceVersion"]
-    wait_until(lambda: three.lease()["metadata"]["resourceVersion"] != version, "not renewed")
-    assert three.lease()["spec"]["holderIdentity"] == successor.name
-    assert three.holder() is successor
-    assert three.longest_overlap_s(at) == 0, lab.watch.story(at)
+    assert lab.watch.held(lab.vip_address, at).two_s == 0, lab.watch.story(at)
 
 
 # The API server.
