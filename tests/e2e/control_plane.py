@@ -146,7 +146,7 @@ class ControlPlane:
 
     def start_etcd(self) -> None:
         """Returns once it is healthy."""
-        etcd = self._start(
+        self.etcd = self._start(
             "etcd",
             data_dir=self.directory / "etcd",
             listen_client_urls="http://0.0.0.0:2379",
@@ -154,7 +154,7 @@ class ControlPlane:
             # It lives as long as the test: nothing to keep safe from a power cut.
             unsafe_no_fsync="true",
         )
-        etcd.wait_for(self._etcd_is_healthy, START_S, "/health does not say true")
+        self.etcd.wait_for(self._etcd_is_healthy, START_S, "/health does not say true")
 
     def _etcd_is_healthy(self) -> bool:
         try:
