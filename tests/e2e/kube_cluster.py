@@ -69,7 +69,7 @@ class Cluster:
             stack.enter_context(self.lab)
             self._configure_podman()
             stack.callback(self._remove_pods)
-            loaded = self.podman("load", "--quiet", "--input", str(_image_archive()))
+            loaded = self.podman("load", "--quiet", "--input", str(image_archive()))
             self.image = loaded.split()[-1]
             self.control_plane = ControlPlane(self.lab.clients[1], self.nodes, BINARIES)
             self.control_plane.start()
@@ -284,7 +284,8 @@ class Cluster:
         _unmount(f"{self.lab.directory}/")
 
 
-def _image_archive() -> Path:
+def image_archive() -> Path:
+    """The image for this machine that `make image` built."""
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
     found = list((ROOT / "build" / "image").glob(f"havip-*-{architecture}.tar"))
     if len(found) != 1:
