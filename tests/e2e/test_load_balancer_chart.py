@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import haproxy_image
-import pytest
 from kube_cluster import Cluster
 from release import NAMESPACE, installed
 
 from havip.netlab import Host
 
-pytestmark = pytest.mark.kubernetes
 HERE = f"--namespace={NAMESPACE}"
 PORT = 8443
 VALUES: dict[str, Any] = {
