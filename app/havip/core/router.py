@@ -130,11 +130,6 @@ class Router:
         """Whether a requested stop is complete: nothing is held."""
         return self._stops_because is not None and self._phase is Phase.DOWN
 
-    @property
-    def is_keeping_address(self) -> bool:
-        """Whether only this process's being awake keeps the VIP on the node."""
-        return bool(self._custody.held)
-
     def take(self) -> list[Action]:
         """The actions decided since the last call, in order."""
         return self._out.take()

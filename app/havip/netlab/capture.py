@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from havip.netlab.namespace import be_punctual, inside
 
@@ -121,16 +120,6 @@ class Capture:
         from havip.netlab.decode import line  # noqa: PLC0415 - scapy takes half a second
 
         return "\n".join(line(frame) for frame in self.frames(since_at)[-limit:])
-
-    def write_pcap(self, path: Path) -> None:
-        """Save the frames for Wireshark; times are seconds since boot."""
-        with path.open("wb") as file:
-            file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 0x40000, 1))
-            for frame in self.frames():
-                whole, part = divmod(frame.at, 1)
-                size = len(frame.data)
-                file.write(struct.pack("=IIII", int(whole), int(part * 1e6), size, size))
-                file.write(frame.data)
 
     def _record(self) -> None:
         be_punctual()

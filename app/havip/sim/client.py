@@ -31,10 +31,6 @@ class Outage:
     began_at: float
     ended_at: float
 
-    @property
-    def length_s(self) -> float:
-        return self.ended_at - self.began_at
-
 
 class Client(Host):
     """A machine whose neighbour cache has an entry for each VIP.
