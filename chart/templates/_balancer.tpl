@@ -32,7 +32,9 @@ Where HAProxy listens: at the VIPs, or at every address of their families. A run
 {{- define "havip.balancerBinds" -}}
 {{- $binds := list -}}
 {{- range $_, $router := include "havip.routers" . | fromYaml -}}
-{{- $binds = concat $binds (include "havip.vips" $router | fromYamlArray) -}}
+{{- range include "havip.vips" $router | fromYamlArray -}}
+{{- $binds = append $binds (regexReplaceAll "/.*" . "") -}}
+{{- end -}}
 {{- end -}}
 {{- if eq .loadBalancerBind "all" -}}
 {{- range $index, $vip := $binds -}}

@@ -14,11 +14,12 @@ metadata:
   labels:
     {{- include "havip.podLabels" . | nindent 4 }}
   annotations:
-    {{- /* Running pods follow every other setting, and keys too: only these need another pod. */}}
+    {{- /* Running pods follow every other setting, and keys too: only these need another pod. As JSON,
+    which `havip manifest` writes alike. */}}
     {{- $atStart := pick $settings "logFormat" "debug" }}
     {{- range $name, $value := $settings }}{{ if hasPrefix "loadBalancer" $name }}{{ $_ := set $atStart $name $value }}{{ end }}{{ end }}
-    {{- if .Values.loadBalancer.enabled }}{{ $_ := set $atStart "binds" (include "havip.balancerBinds" $settings) }}{{ end }}
-    {{- $checksum := dict "checksum/read-at-start" ($atStart | toYaml | sha256sum) }}
+    {{- if .Values.loadBalancer.enabled }}{{ $_ := set $atStart "binds" (include "havip.balancerBinds" $settings | fromJsonArray) }}{{ end }}
+    {{- $checksum := dict "checksum/read-at-start" ($atStart | toJson | sha256sum) }}
     {{- mergeOverwrite (deepCopy (default dict .Values.pod.annotations)) $checksum | toYaml | nindent 4 }}
 spec:
   {{- include "havip.placement" (dict "root" . "affinity" (include "havip.affinity" . | fromYaml) "hasToken" (include "havip.needsToken" .)) | nindent 2 }}

@@ -126,6 +126,7 @@ def test_pods_are_replaced_where_haproxy_would_listen_elsewhere(
 def test_pods_are_replaced_for_another_vip_at_which_haproxy_listens() -> None:
     at_vip = LISTED | {"loadBalancerBind": "vip"}
     assert checksum(at_vip | {"vipAddressCidr": "192.0.2.99/24"}) != checksum(at_vip)
+    assert checksum(at_vip | {"vipAddressCidr": "192.0.2.10/26"}) == checksum(at_vip)
     assert checksum(at_vip | {"vrrpPriority": 90}) == checksum(at_vip)
 
 

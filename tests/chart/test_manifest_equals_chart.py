@@ -33,6 +33,8 @@ TWO = (
     '[{"vipAddressCidr": "192.0.2.10/24", "virtualRouterId": 12, "vrrpAdvertInterval": 7},'
     ' {"vipAddressCidr": "2001:db8::A/64", "virtualRouterId": 11, "vrrpInterfaceName": "eth1"}]'
 )
+BALANCED = [VIP, "--load-balancer", "--load-balancer-check-expected-status=200"]
+"""With the answer of kubeadm's API servers: a HelmChart has that of k3s otherwise."""
 Object = dict[str, Any]
 
 
@@ -169,6 +171,27 @@ SETTINGS: list[Any] = [
         {},
         id="peers by discovery",
     ),
+    pytest.param(BALANCED, {}, id="a load balancer"),
+    pytest.param(
+        [
+            "--vip-address-cidr=192.0.2.10/24,2001:db8::10/64",
+            *("--load-balancer", "--load-balancer-backends=a 192.0.2.11:6443, [2001:db8::1]:6443"),
+            *("--load-balancer-port=443", "--load-balancer-bind=vip", "--load-balancer-balance"),
+            *("roundrobin", "--load-balancer-check-interval=1.5", "--load-balancer-slow-start=0"),
+            *("--load-balancer-check-timeout=1", "--load-balancer-check-expected-status=200,401"),
+            *("--load-balancer-max-connections=500000", "--load-balancer-proxy-protocol"),
+            "--load-balancer-ca-file=/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
+            "--load-balancer-image=registry.example.org/haproxy:3.2",
+        ],
+        {},
+        id="a load balancer at the VIPs",
+    ),
+    pytest.param(
+        [*BALANCED, "--load-balancer-ca-file=/etc/kubernetes/pki/ca.crt"],
+        {},
+        id="a load balancer with a file of the node",
+    ),
+    pytest.param([*BALANCED, "--image-pull-policy=Never"], {}, id="no image is pulled"),
     pytest.param([VIP, "--listen=[::]:9999"], {}, id="listens everywhere"),
     pytest.param([VIP, "--listen=[::]:9999", "--metrics"], {}, id="metrics everywhere already"),
 ]
@@ -388,6 +411,11 @@ NOT_OF_A_STATIC_POD = {
     "peers by discovery",
     "a Lease elsewhere",
     "election by a Lease",
+    # These are compared in tests/chart/test_load_balancer.py.
+    "a load balancer",
+    "a load balancer at the VIPs",
+    "a load balancer with a file of the node",
+    "no image is pulled",
 }
 
 
@@ -428,6 +456,7 @@ FORMS: list[Any] = [
     ),
     pytest.param(["--election=lease"], id="election by a Lease"),
     pytest.param([*SHOWN, *DISCOVERS], id="what Kubernetes shows and names"),
+    pytest.param(["--load-balancer"], id="a load balancer"),
 ]
 WITH_ACCESS: list[Any] = [
     pytest.param(["--kube-events", "--kubeconfig-file=/etc/havip/api/config"], id="kubeconfig"),

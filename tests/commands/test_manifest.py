@@ -810,14 +810,12 @@ def test_units_leave_a_list_of_backends_to_the_file_that_the_daemon_follows(
     assert "BACKENDS=c 192.0.2.13:6443" in manifest(kind, VIP, flag).stdout
 
 
-@pytest.mark.parametrize("kind", ["static-pod", "helmchart", "systemd", "systemd-haproxy"])
+@pytest.mark.parametrize(
+    "kind", ["static-pod", "daemonset", "helmchart", "systemd", "systemd-haproxy"]
+)
 def test_the_manifest_chooses_the_directory(kind: str) -> None:
     told = refusal(kind, *BALANCED, "--load-balancer-directory=/run/mine")
     assert "loadBalancerDirectory /run/mine" in told
-
-
-def test_a_daemonset_has_no_second_container() -> None:
-    assert "use the chart" in refusal("daemonset", *BALANCED)
 
 
 # The guide -----------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def _add_distribution(parser: argparse.ArgumentParser, names: Any) -> None:
 
 
 def _add_pod(parser: argparse.ArgumentParser) -> None:
-    from havip.commands.manifest.plan import BALANCER_IMAGE, VERSION
+    from havip.commands.manifest.plan import BALANCER_IMAGE, PULL_POLICY, VERSION
 
     group = parser.add_argument_group("the pod (names and defaults are the chart's)")
     group.add_argument("--namespace", default="kube-system", help="[%(default)s]")
@@ -148,7 +148,7 @@ def _add_pod(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--image-pull-policy",
         choices=("Always", "IfNotPresent", "Never"),
-        default="IfNotPresent",
+        default=PULL_POLICY,
         help="[%(default)s]",
     )
     group.add_argument(

@@ -15,6 +15,7 @@ from havip.commands.manifest.plan import (
     VERSION,
     Plan,
     is_of_service_account,
+    load_balancer_of,
     of_all_nodes,
     refuse,
     uses_api,
@@ -25,12 +26,15 @@ from havip.commands.manifest.pod import (
     MASTER_TOLERATIONS,
     TOLERATIONS,
     Object,
+    balancer_containers,
+    balancer_volumes,
     common_spec,
     container,
     directories,
     directory_mounts,
     environment,
     file_volumes,
+    haproxy_image,
     pod_labels,
     read_at_start,
     selector,
@@ -53,10 +57,11 @@ def daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Document:
     Raises:
         ConfigError: the settings need something that pods that are alike cannot have.
     """
-    refuse([*of_all_nodes(plan), *_no_second_container(plan), *_nested(plan)])
+    refuse([*of_all_nodes(plan), *load_balancer_of(plan), *_nested(plan)])
     apply = f"kubectl apply --filename {plan.name}.yaml"
     steps = (
         f"the image: on each node, ctr --namespace k8s.io images import {ARCHIVE}",
+        *((haproxy_image(plan),) if plan.settings.load_balancer else ()),
         *secret_steps(plan, secret),
         f"this file: {apply}",
     )
@@ -85,16 +90,6 @@ def native(plan: Plan) -> dict[str, Any]:
         else as_text(value)
         for attribute, value in plan.given.items()
     }
-
-
-def _no_second_container(plan: Plan) -> Iterator[Problem]:
-    if plan.settings.load_balancer:
-        yield Problem(
-            field="loadBalancer",
-            value=True,
-            problem="needs a second container and rights that this manifest does not have",
-            remedy="use the chart, `havip manifest helmchart`, static-pod or systemd",
-        )
 
 
 def _nested(plan: Plan) -> list[Problem]:
@@ -162,6 +157,10 @@ def _rights(plan: Plan) -> Iterator[Object]:
         rules = [{**group, "verbs": ["list", "watch"]}]
         namespace = settings.kube_namespace or plan.namespace
         yield from _role(plan, "", namespace, rules, name=_peers_service(plan))
+    if plan.keeps_backends:
+        group = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"]}
+        rules = [{**group, "resourceNames": ["kubernetes"], "verbs": ["list", "watch"]}]
+        yield from _role(plan, "-backends", "default", rules)
 
 
 def _health_paths(plan: Plan) -> list[str]:
@@ -245,7 +244,11 @@ def _needs_token(plan: Plan) -> bool:
         settings.check_kube_api_url == AUTO
         or any(path and is_of_service_account(path) for path in files)
     )
-    return asks_health or uses_api(settings)
+    # Beside the token lies the cluster's CA.
+    verifies = settings.load_balancer and is_of_service_account(
+        settings.load_balancer_ca_file or ""
+    )
+    return asks_health or verifies or plan.keeps_backends or uses_api(settings)
 
 
 def _config_map(plan: Plan) -> Object:
@@ -286,8 +289,11 @@ def _daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
 
 def _spec(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
     volumes, mounts = file_volumes(plan)
+    shared, shared_mounts = balancer_volumes(plan)
     states, state_mounts = state_volumes(plan)
     config = {"name": "config", "mountPath": str(CONFIG_DIRECTORY), "readOnly": True}
+    mounts = [config, *directory_mounts(plan), *shared_mounts, *state_mounts, *mounts]
+    preparing, running = balancer_containers(plan, environment(plan), mounts)
     placement: Object = {"tolerations": TOLERATIONS}
     if on_control_plane:
         placement = {
@@ -301,13 +307,8 @@ def _spec(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
         "automountServiceAccountToken": _needs_token(plan),
         "priorityClassName": "system-cluster-critical",
         **placement,
-        "containers": [
-            container(
-                plan,
-                environment(plan),
-                [config, *directory_mounts(plan), *state_mounts, *mounts],
-            )
-        ],
+        **({"initContainers": preparing} if preparing else {}),
+        "containers": [container(plan, environment(plan), mounts), *running],
         "volumes": [
             {"name": "config", "configMap": {"name": plan.name}},
             *(
@@ -325,6 +326,7 @@ def _spec(plan: Plan, *, secret: str, on_control_plane: bool) -> Object:
                 }
                 for name, directory in directories(plan)
             ),
+            *shared,
             *states,
             *volumes,
         ],

@@ -15,6 +15,7 @@ from havip.commands.manifest.document import Document, secret_steps
 from havip.commands.manifest.places import Distribution
 from havip.commands.manifest.plan import (
     BALANCER_IMAGE,
+    PULL_POLICY,
     SHOWN,
     VERSION,
     Plan,
@@ -120,10 +121,15 @@ def _values(plan: Plan, *, secret: str, on_control_plane: bool) -> dict[str, Any
     balancer: dict[str, Any] = {}
     if settings.pop("loadBalancer", False):
         balancer = {"loadBalancer": {"enabled": True}}
+        its_image: Object = {}
         if plan.pod.balancer_image != BALANCER_IMAGE:
             chosen = plan.pod.balancer_image
             named = {"digest": chosen.digest} if chosen.digest else {"tag": chosen.tag}
-            balancer["loadBalancer"]["image"] = {"repository": chosen.repository, **named}
+            its_image |= {"repository": chosen.repository, **named}
+        if plan.pod.pull_policy != PULL_POLICY:
+            its_image["pullPolicy"] = plan.pod.pull_policy
+        if its_image:
+            balancer["loadBalancer"]["image"] = its_image
     for attribute, (method, _) in _METHODS.items():
         if settings.pop(name_of(attribute), None):
             settings |= {"authMethod": method, "authExistingSecret": secret}

@@ -62,6 +62,8 @@ class Image:
 
 BALANCER_IMAGE: Final = Image(repository="docker.io/library/haproxy", tag="2.6", digest="")
 """The public image; the tests run that version of Debian's."""
+PULL_POLICY: Final = "IfNotPresent"
+"""Of every image, unless one is chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

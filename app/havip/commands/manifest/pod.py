@@ -6,12 +6,15 @@ tests/chart/test_manifest_equals_chart.py holds the two together.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import Any
 
 from havip.commands.manifest.plan import CONFIG_DIRECTORY, Plan, is_of_service_account
+from havip.settings import Settings
+from havip.settings.sources import as_text, name_of
 
 Object = dict[str, Any]
 
@@ -70,8 +73,37 @@ def pod_labels(plan: Plan) -> dict[str, str]:
 def read_at_start(plan: Plan) -> str:
     """Differs once a running pod does not follow a change: that needs another pod."""
     settings = plan.settings
-    text = f"debug: {str(settings.debug).lower()}\nlogFormat: {settings.log_format}"
+    found: Object = {"debug": settings.debug, "logFormat": settings.log_format}
+    if settings.load_balancer:
+        found |= _read_by_haproxy(settings)
+        found["binds"] = _binds(plan)
+    text = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_by_haproxy(settings: Settings) -> Object:
+    """The settings of the load balancer that are values of the chart."""
+    found = {
+        name_of(attribute): _plain(getattr(settings, attribute))
+        for attribute in Settings.model_fields
+        if attribute.startswith("load_balancer") and attribute != "load_balancer_directory"
+    }
+    return {name: value for name, value in found.items() if value != ""}
+
+
+def _plain(value: object) -> bool | int | float | str:
+    """As JSON has it, whoever writes it: a whole number without a fraction."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    return value if isinstance(value, int) else as_text(value)
+
+
+def _binds(plan: Plan) -> list[str]:
+    """Where HAProxy listens."""
+    vips = {vip.ip for router in plan.routers for vip in router.vip_address_cidr or ()}
+    if plan.settings.load_balancer_bind == "all":
+        return sorted({"::" if vip.version == 6 else "0.0.0.0" for vip in vips})  # noqa: S104
+    return sorted(map(str, vips))
 
 
 def common_spec(plan: Plan) -> Object:
@@ -189,6 +221,11 @@ def balancer_containers(
         "volumeMounts": [shared],
     }
     return [write, validate], [run]
+
+
+def haproxy_image(plan: Plan) -> str:
+    """The step that has it there."""
+    return f"HAProxy's image: {plan.pod.balancer_image}"
 
 
 def balancer_volumes(plan: Plan) -> tuple[list[Object], list[Object]]:

@@ -31,6 +31,7 @@ from havip.commands.manifest.pod import (
     directory_mounts,
     environment,
     file_volumes,
+    haproxy_image,
     pod_labels,
     state_volumes,
 )
@@ -51,13 +52,12 @@ def static_pod(plan: Plan, distribution: Distribution, *, is_init: bool) -> Docu
     """
     plan = _with_kubeconfig(without_overrides(plan), distribution, is_init=is_init)
     plan = distribution.with_its_answers(with_own_api_server(plan))
-    balancer = f"HAProxy's image: {plan.pod.balancer_image}"
     refuse([*no_service_account(plan), *own_directories(plan), *load_balancer_of(plan)])
     about_access = judge_access(plan)
     file = f"{distribution.static_pods}/{plan.name}.yaml"
     steps: tuple[str, ...] = (
         f"the image: {distribution.import_image}",
-        *((balancer,) if plan.settings.load_balancer else ()),
+        *((haproxy_image(plan),) if plan.settings.load_balancer else ()),
         *key_steps(plan),
         f"the VIP in the API server's certificate: {distribution.certificate}",
         f"this file: {file}",
