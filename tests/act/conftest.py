@@ -92,6 +92,8 @@ def view() -> NodeView:
         problem="",
         port=8443,
         sessions=3,
+        sessions_limit=8000,
+        full=False,
         sessions_total=9,
         backends_known_by="api",
         backends=(

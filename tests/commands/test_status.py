@@ -300,15 +300,19 @@ def test_the_balancer_and_its_backends() -> None:
         problem="",
         port=8443,
         sessions=8,
+        sessions_limit=8,
+        full=False,
         sessions_total=9,
         backends_known_by="api",
         backends=backends,
     )
     _, out, _ = status_of(replace(view(), balancer=balancer))
     lines = [line.split() for line in out.splitlines()]
-    assert ["balancer", ":8443", "HAProxy", "2.6.12", "8", "connections", "fit"] in lines
+    assert ["balancer", ":8443", "HAProxy", "2.6.12", "8", "of", "8", "connections", "fit"] in lines
     assert ["cp-1", "192.0.2.11:6443", "good", "UP", "L7OK", "200", "7"] in lines
     assert ["cp-2", "192.0.2.12:6443", "failed", "DRAIN", "unlisted", "L4CON", "1"] in lines
+    _, out, _ = status_of(replace(view(), balancer=replace(balancer, full=True)))
+    assert "8 of 8 connections, full" in out
     silent = replace(balancer, answers=False, problem="HAProxy does not run", backends=())
     _, out, _ = status_of(replace(view(), balancer=silent))
     assert "no HAProxy" in out

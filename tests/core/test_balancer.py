@@ -299,7 +299,7 @@ def test_what_happens_is_told_once() -> None:
 
 def test_a_balancer_that_is_full_is_told_of() -> None:
     balancer = Balancer(STATIC)
-    said = []
+    said, shown = [], []
     for sessions in (99, 100, 100, 95, 100, 89, 100):
         finished, actions = balancer.handle_answer(answered(server(A), sessions=sessions))
         assert finished.result is ProbeResult.PASSED, "a move would take all clients along"
@@ -309,8 +309,15 @@ def test_a_balancer_that_is_full_is_told_of() -> None:
             if isinstance(each, Report) and each.reason is Reason.BALANCER_FULL
         ]
         said.append(len(alarms))
+        shown.append(balancer.view().full)
         assert all("loadBalancerMaxConnections" in str(each.fields["remedy"]) for each in alarms)
     assert said == [0, 1, 0, 0, 0, 0, 1]
+    assert shown == [False, True, True, True, True, False, True]
+    assert balancer.view().sessions_limit == 100
+    balancer.handle_answer(BalancerSilent(result=ProbeResult.TIMED_OUT, detail="late"))
+    assert not balancer.view().full, "nobody knows"
+    balancer.handle_answer(answered(server(A), sessions=100, description="another"))
+    assert not balancer.view().full, "its connections are not counted by this limit"
 
 
 def test_the_view_has_what_is_listed_and_what_is_there() -> None:

@@ -228,6 +228,18 @@ _BALANCER_UP = Family(
 _BALANCER_SESSIONS = Family(
     "havip_balancer_sessions", "gauge", (), "Connections of clients to the balancer now."
 )
+_BALANCER_LIMIT = Family(
+    "havip_balancer_sessions_limit",
+    "gauge",
+    (),
+    "Connections that may be open at once (`loadBalancerMaxConnections`); further ones wait.",
+)
+_BALANCER_FULL = Family(
+    "havip_balancer_full",
+    "gauge",
+    (),
+    "1 from when as many are open as may be, until a tenth of them has ended, else 0.",
+)
 _BALANCER_SESSIONS_TOTAL = Family(
     "havip_balancer_sessions_total",
     "counter",
@@ -242,6 +254,9 @@ def _of_backend(name: str, kind: Literal["counter", "gauge"], meaning: str) -> F
 
 _BACKEND_HEALTHY = _of_backend(
     "healthy", "gauge", "1 while HAProxy's checks of the backend pass, else 0."
+)
+_BACKEND_LISTED = _of_backend(
+    "listed", "gauge", "1 while it is one of the backends, 0 while it is drained."
 )
 _BACKEND_SESSIONS = _of_backend("sessions", "gauge", "Connections to the backend now.")
 _BACKEND_SESSIONS_TOTAL = _of_backend(
@@ -289,8 +304,11 @@ FAMILIES: tuple[Family, ...] = (
     _EVENTS_DROPPED,
     _BALANCER_UP,
     _BALANCER_SESSIONS,
+    _BALANCER_LIMIT,
+    _BALANCER_FULL,
     _BALANCER_SESSIONS_TOTAL,
     _BACKEND_HEALTHY,
+    _BACKEND_LISTED,
     _BACKEND_SESSIONS,
     _BACKEND_SESSIONS_TOTAL,
     _BACKEND_RECEIVED,
@@ -326,6 +344,7 @@ _CHECK_FIGURES: tuple[tuple[Family, CheckFigure], ...] = (
 BackendFigure = Callable[[BackendView], float]
 _BACKEND_FIGURES: tuple[tuple[Family, BackendFigure], ...] = (
     (_BACKEND_HEALTHY, lambda backend: backend.healthy),
+    (_BACKEND_LISTED, lambda backend: backend.listed),
     (_BACKEND_SESSIONS, lambda backend: backend.sessions),
     (_BACKEND_SESSIONS_TOTAL, lambda backend: backend.sessions_total),
     (_BACKEND_RECEIVED, lambda backend: backend.bytes_in_total),
@@ -481,6 +500,8 @@ def _of_balancer(balancer: BalancerView) -> Iterator[Metric]:
     if not balancer.answers:
         return
     yield _gauge(_BALANCER_SESSIONS, [((), balancer.sessions)])
+    yield _gauge(_BALANCER_LIMIT, [((), balancer.sessions_limit)])
+    yield _gauge(_BALANCER_FULL, [((), balancer.full)])
     yield _counter(_BALANCER_SESSIONS_TOTAL, [((), balancer.sessions_total)])
     for family, of_backend in _BACKEND_FIGURES:
         make = _gauge if family.kind == "gauge" else _counter

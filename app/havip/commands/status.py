@@ -230,7 +230,9 @@ def _paragraphs(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _balancer(balancer: Mapping[str, Any]) -> Iterator[str]:
     haproxy = f"HAProxy {balancer.get('version')}" if balancer.get("answers") else "no HAProxy"
-    sessions = f"{balancer.get('sessions')} connections"
+    limit = f" of {limit}" if (limit := balancer.get("sessions_limit")) else ""
+    is_full = ", full" if balancer.get("full") else ""
+    sessions = f"{balancer.get('sessions')}{limit} connections{is_full}"
     is_fit = balancer.get("problem") or "fit"
     yield table([(f"balancer :{balancer.get('port')}", haproxy, sessions, is_fit)])
     yield table(

@@ -56,7 +56,8 @@ _START = (
 )
 
 _ROOM: Final = 0.9
-"""Below this share of its connections a balancer that was full is told of again when it is."""
+"""Below this share of its connections a balancer that was full is so no more: one that ends makes
+room for one that waits, and a balancer that is as good as full would be told of each time."""
 
 _INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 0.9
@@ -125,7 +126,7 @@ class Balancer:
         self._noted: dict[str, _Noted] = {}
         self._kept: tuple[Backend, ...] = ()
         self._missing = ""
-        self._was_full = False
+        self._is_full = False
         self._itself: Backend | None = None
         self._alarm = Restraint(free=1, longest_s=LONGEST_S)
         self._use_configured()
@@ -190,6 +191,7 @@ class Balancer:
             duration_s=event.duration_s,
         )
         if self._is_foreign(event.answer):
+            self._is_full = False
             return finished, []
         actions = list(self._reconcile(event.answer))
         return finished, [*self._note_full(event.answer), *self._note(event.answer), *actions]
@@ -204,6 +206,8 @@ class Balancer:
             problem=self._problem,
             port=self._config.port,
             sessions=answer.sessions if answer else 0,
+            sessions_limit=answer.sessions_limit if answer else 0,
+            full=answer is not None and self._is_full,
             sessions_total=answer.sessions_total if answer else 0,
             backends_known_by=self._known_by,
             backends=tuple(self._views(answer.servers if answer else ())),
@@ -305,8 +309,8 @@ class Balancer:
     def _note_full(self, answer: Answer) -> Iterator[Report]:
         """An alarm, and no reason to move: the clients would all come along."""
         limit = answer.sessions_limit
-        if limit and answer.sessions >= limit and not self._was_full:
-            self._was_full = True
+        if limit and answer.sessions >= limit and not self._is_full:
+            self._is_full = True
             yield Report(
                 topic=Topic.ALARM,
                 reason=Reason.BALANCER_FULL,
@@ -318,7 +322,7 @@ class Balancer:
                 },
             )
         elif answer.sessions < limit * _ROOM:
-            self._was_full = False
+            self._is_full = False
 
     def _note(self, answer: Answer) -> Iterator[Report]:
         """Tell what has changed since the answer before."""

@@ -77,6 +77,10 @@ class BalancerView:
     """Why it is not fit, empty when it is."""
     port: int
     sessions: int
+    sessions_limit: int
+    """With as many, the next ones wait; 0 if HAProxy has not told."""
+    full: bool
+    """As many were open as may be, and not a tenth of them has ended since."""
     sessions_total: int
     backends_known_by: str
     """`configuration`, `api`, `kept`, or empty while nobody has named any."""
