@@ -60,6 +60,36 @@ noSpare:
   summary: {{ printf "%s: %s." $who `only one node could hold the virtual IP of VRID {{ $labels.vrid }}` | quote }}
   description: >-
     If it fails, nobody holds the address. Add a node, or mend what keeps the others from it.
+{{- if .Values.loadBalancer.enabled }}
+{{- /* One that is drained fails for as long as its connections last. */}}
+backendFailing:
+  alert: HavipBackendFailing
+  expr: {{ printf "count by (backend) (havip_balancer_backend_healthy%s == 0 and havip_balancer_backend_listed%s == 1)" $of $of | quote }}
+  for: 5m
+  severity: warning
+  summary: {{ printf "%s: %s." $who `backend {{ $labels.backend }} fails the checks of {{ $value }} balancers` | quote }}
+  description: >-
+    It gets no connections there; the others get them. `havip status` in a pod says how its last
+    check ended.
+balancerDown:
+  alert: HavipBalancerDown
+  expr: {{ printf "max by (job) (havip_check_healthy{job=%q, check=\"balancer\"}) == 0" $job | quote }}
+  for: 1m
+  severity: critical
+  summary: {{ printf "%s: on no node does the balancer work." $who | quote }}
+  description: >-
+    HAProxy does not run, or has no healthy backend, so that nobody is served. `havip status` in
+    each pod says which of them, and how the backends' last checks ended.
+balancerFull:
+  alert: HavipBalancerFull
+  expr: {{ printf "havip_balancer_full%s == 1" $of | quote }}
+  for: 1m
+  severity: warning
+  summary: {{ printf "%s: %s." $who `the balancer on {{ $labels.node }} is full, and new clients wait` | quote }}
+  description: >-
+    As many connections are open as loadBalancerMaxConnections allows. Raise it, or find the clients
+    that leave theirs open.
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -68,9 +98,9 @@ What a PrometheusRule and promtool both call groups.
 {{- define "havip.ruleGroups" -}}
 {{- $alerts := include "havip.alerts" . | fromYaml -}}
 {{- $rules := list -}}
-{{- range $name := list "noHolder" "twoHolders" "flapping" "checkFailing" "blocked" "noSpare" -}}
-{{- if get $.Values.metrics.prometheusRule.alerts $name -}}
+{{- range $name := list "noHolder" "twoHolders" "flapping" "checkFailing" "blocked" "noSpare" "backendFailing" "balancerDown" "balancerFull" -}}
 {{- $alert := get $alerts $name -}}
+{{- if and $alert (get $.Values.metrics.prometheusRule.alerts $name) -}}
 {{- $labels := dict "severity" $alert.severity -}}
 {{- range $label, $value := $.Values.metrics.prometheusRule.alertLabels -}}{{- $_ := set $labels $label $value -}}{{- end -}}
 {{- $annotations := pick $alert "summary" "description" -}}

@@ -84,6 +84,9 @@
 - metrics.prometheusRule.alerts.checkFailing
 - metrics.prometheusRule.alerts.blocked
 - metrics.prometheusRule.alerts.noSpare
+- metrics.prometheusRule.alerts.backendFailing
+- metrics.prometheusRule.alerts.balancerDown
+- metrics.prometheusRule.alerts.balancerFull
 - helmTest.enabled
 {{- end -}}
 

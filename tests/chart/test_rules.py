@@ -18,12 +18,17 @@ from rendering import ROOT, render
 def alerting(**values: Any) -> dict[str, Any]:
     """Values with the alerts, and with the PodMonitor whose metrics they ask for."""
     rule = {"enabled": True, **values}
-    return {"metrics": {"enabled": True, "podMonitor": {"enabled": True}, "prometheusRule": rule}}
+    return {
+        "loadBalancer": {"enabled": True},
+        "metrics": {"enabled": True, "podMonitor": {"enabled": True}, "prometheusRule": rule},
+    }
 
 
+OF_THE_BALANCER = {"HavipBackendFailing", "HavipBalancerDown", "HavipBalancerFull"}
 ALERTS = {
     *("HavipNoHolder", "HavipTwoHolders", "HavipFlapping"),
     *("HavipCheckFailing", "HavipBlocked", "HavipNoSpare"),
+    *OF_THE_BALANCER,
 }
 
 
@@ -52,11 +57,29 @@ def good(metric: str = "") -> list[dict[str, str]]:
         series("havip_check_healthy", "a", "1x60", router="", check="service"),
         series("havip_check_healthy", "b", "1x60", router="", check="service"),
         series("havip_router_blocked", "b", "_ 1 _x58", reason="check_pending"),
+        *(
+            series(metric, node, values, router="", **labels)
+            for node in "ab"
+            for metric, values, labels in (
+                ("havip_check_healthy", "1x60", {"check": "balancer"}),
+                ("havip_balancer_full", "0x60", {}),
+                ("havip_balancer_backend_healthy", "1x60", {"backend": "cp-1"}),
+                ("havip_balancer_backend_listed", "1x60", {"backend": "cp-1"}),
+            )
+        ),
     ]
     return [each for each in both if not metric or not each["series"].startswith(f"{metric}{{")]
 
 
-OF_B = {"job": "vip/havip", "node": "b"}
+def of_backend(node: str, healthy: str, listed: str = "1x60") -> list[dict[str, str]]:
+    """A second backend, as the balancer of a node sees it."""
+    return [
+        series(f"havip_balancer_backend_{name}", node, values, router="", backend="cp-2")
+        for name, values in (("healthy", healthy), ("listed", listed))
+    ]
+
+
+OF_A, OF_B = ({"job": "vip/havip", "node": node} for node in "ab")
 CASES = [
     pytest.param(good(), {}, id="all is well"),
     pytest.param(
@@ -162,6 +185,38 @@ CASES = [
         {"HavipNoSpare": (range(20, 60), {"vrid": "10"})},
         id="no spare",
     ),
+    pytest.param(
+        [*good(), *of_backend("a", "1x9 0x50"), *of_backend("b", "1x19 0x40")],
+        {"HavipBackendFailing": (range(15, 60), {"backend": "cp-2"})},
+        id="a backend fails",
+    ),
+    pytest.param([*good(), *of_backend("a", "1x9 0x4 1x45")], {}, id="a backend restarts"),
+    pytest.param(
+        [*good(), *of_backend("a", "1x9 0x50", listed="1x9 0x50")], {}, id="a backend is drained"
+    ),
+    pytest.param(
+        [
+            *good("havip_check_healthy"),
+            *(
+                series("havip_check_healthy", node, values, router="", check="balancer")
+                for node, values in (("a", "1x9 0x50"), ("b", "1x29 0x10 1x19"))
+            ),
+        ],
+        {
+            "HavipCheckFailing": (range(15, 60), {**OF_A, "check": "balancer"}),
+            "HavipBalancerDown": (range(31, 41), {"job": "vip/havip"}),
+        },
+        id="no balancer works",
+    ),
+    pytest.param(
+        [
+            *good("havip_balancer_full"),
+            series("havip_balancer_full", "a", "0x60", router=""),
+            series("havip_balancer_full", "b", "0x9 1x50", router=""),
+        ],
+        {"HavipBalancerFull": (range(11, 60), OF_B)},
+        id="a balancer is full",
+    ),
 ]
 
 
@@ -237,6 +292,18 @@ def promtool(directory: Path, rules: list[dict[str, Any]], test: dict[str, Any])
             {"node": "b", "check": "kubelet"},
             "vip/havip: the kubelet check fails on b.",
         ),
+        (
+            [*of_backend("a", "0x60"), *of_backend("b", "0x60")],
+            "HavipBackendFailing",
+            {"backend": "cp-2"},
+            "vip/havip: backend cp-2 fails the checks of 2 balancers.",
+        ),
+        (
+            [series("havip_balancer_full", "b", "1x60", router="")],
+            "HavipBalancerFull",
+            {"job": "vip/havip", "node": "b"},
+            "vip/havip: the balancer on b is full, and new clients wait.",
+        ),
     ],
 )
 def test_the_words(
@@ -273,10 +340,16 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
 
 
 def test_each_alert_can_be_left_out() -> None:
-    for name in ("noHolder", "twoHolders", "flapping", "checkFailing", "blocked", "noSpare"):
-        (group,) = groups(alerting(alerts={name: False}))
+    for alert in ALERTS:
+        name = alert.removeprefix("Havip")
+        (group,) = groups(alerting(alerts={name[0].lower() + name[1:]: False}))
         left = {rule["alert"] for rule in group["rules"]}
-        assert ALERTS - left == {f"Havip{name[0].upper()}{name[1:]}"}
+        assert ALERTS - left == {alert}
+
+
+def test_without_a_load_balancer_there_are_no_alerts_of_it() -> None:
+    (group,) = groups(alerting() | {"loadBalancer": {"enabled": False}})
+    assert {rule["alert"] for rule in group["rules"]} == ALERTS - OF_THE_BALANCER
 
 
 def test_labels_and_the_job_are_the_users() -> None:
@@ -298,6 +371,6 @@ def test_the_alerts_ask_for_metrics_that_there_are() -> None:
         for rule in groups(alerting())[0]["rules"]
         for name in re.findall(r"havip_\w+", rule["expr"])
     }
-    assert len(asked) == 5
+    assert len(asked) == 8
     for name in asked:
         assert f"| `{name}` |" in listed
