@@ -183,6 +183,8 @@ ANY: dict[str, Callable[[random.Random], Any]] = {
 }
 BACKENDS = (
     *("a 192.0.2.11:6443", "b 192.0.2.12:6443", "192.0.2.13:6443", "c [2001:db8::11]:6443") * 4,
+    # Names that HAProxy has for the sums of all.
+    *("BACKEND 192.0.2.14:6443", "FRONTEND 192.0.2.15:6443"),
     *(
         "auto",
         "",

@@ -25,6 +25,7 @@ from havip.core.haproxy import (
     has_succeeded,
     is_old,
     read_answer,
+    server_of,
 )
 from havip.haproxy import RuntimeApi
 from havip.sense.haproxy import BalancerWatch
@@ -57,6 +58,14 @@ def test_an_answer_of_haproxy() -> None:
     assert (answer.frontend, answer.is_stopping) == ("OPEN", False)
     ending = read_answer(INFO + "Stopping: 1\n", STAT.replace("OPEN", "PAUSED"))
     assert (ending.frontend, ending.is_stopping) == ("PAUSED", True)
+
+
+@pytest.mark.parametrize("name", ["BACKEND", "FRONTEND"])
+def test_a_backend_that_is_called_as_haproxys_sums_are(name: str) -> None:
+    called = server_of(replace(A, name=name))
+    answer = read_answer(INFO, STAT.replace("apiserver,a,", f"apiserver,{called},"))
+    assert [server.name for server in answer.servers] == [called]
+    assert (answer.frontend, answer.sessions) == ("OPEN", 3)
 
 
 @given(info=st.text(max_size=200), statistics=st.text(max_size=400))

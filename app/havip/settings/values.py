@@ -35,7 +35,6 @@ _SERVICE = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _SELECTOR_LIMIT = 500
 _STATUS_RANGE = re.compile(r"([1-5]\d\d)(?:-([1-5]\d\d))?")
 _ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})", re.ASCII)
-_ROWS_OF_ALL = ("FRONTEND", "BACKEND")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _RESERVED = IPv4Network("240.0.0.0/4")
 _MAPPED = IPv6Network("::ffff:0:0/96")
@@ -295,10 +294,6 @@ def _backend(text: str) -> Backend:
     if address.is_unspecified or address.is_multicast or is_nobodys:
         raise refusal(
             "is at no unicast address", "write the API server's own address, with its port", text
-        )
-    if match[1] in _ROWS_OF_ALL:
-        raise refusal(
-            "has a name that HAProxy gives to the sum of all", "give it another name", text
         )
     if match[1]:
         return Backend(match[1], address, place.port)
