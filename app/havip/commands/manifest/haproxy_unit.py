@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from havip.commands.manifest.document import Document
+from havip.commands.manifest.hardening import HARDENING
 from havip.commands.manifest.plan import (
     Plan,
     load_balancer_of,
@@ -60,29 +61,10 @@ RuntimeDirectoryPreserve=yes
 UMask=0007
 CapabilityBoundingSet={capabilities}
 AmbientCapabilities={capabilities}
-NoNewPrivileges=yes
+{hardening}SystemCallFilter=setrlimit prlimit64
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallFilter=setrlimit prlimit64
-SystemCallErrorNumber=EPERM
-RestrictNamespaces=yes
 RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-ProtectSystem=strict
 ProtectHome=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateIPC=yes
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectProc=invisible
 
 [Install]
 WantedBy=multi-user.target
@@ -129,6 +111,7 @@ def haproxy_unit(plan: Plan, program: str, haproxy: str) -> Document:
         stop_s=GRACE_S + HARD_STOP_S + 2,
         # Two sockets for a connection, and some for itself.
         files=2 * settings.load_balancer_max_connections + 1000,
+        hardening=HARDENING,
         capabilities="CAP_NET_BIND_SERVICE" if is_privileged else "",
     )
     return Document(text=comment(head) + text, steps=steps, mode=0o644)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from havip.commands.manifest.access import judge_access
 from havip.commands.manifest.document import Document, key_steps
+from havip.commands.manifest.hardening import HARDENING
 from havip.commands.manifest.places import with_own_api_server
 from havip.commands.manifest.plan import (
     Plan,
@@ -55,32 +56,13 @@ UMask=0077
 # Root, since the files of keys are root's; and of root nothing but these.
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
 AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW
-NoNewPrivileges=yes
+{hardening}SystemCallFilter=sched_setscheduler
 RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_PACKET AF_UNIX
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallFilter=sched_setscheduler
-SystemCallErrorNumber=EPERM
 MemoryDenyWriteExecute=yes
-RestrictNamespaces=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
 KeyringMode=private
-ProtectSystem=strict
+PrivateMounts=yes
 StateDirectory=havip
 {balancer}ProtectHome={protect_home}
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateIPC=yes
-PrivateMounts=yes
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectProc=invisible
 
 [Install]
 WantedBy=multi-user.target
@@ -129,6 +111,7 @@ def unit(plan: Plan, program: str) -> Document:
         grace_s=plan.grace_period_s,
         watchdog_s=_WATCHDOG_S,
         rtprio=LOOP_PRIORITY,
+        hardening=HARDENING,
         after=_AFTER_HAPROXY.format(name=plan.name) if has_balancer else "",
         balancer=_WITH_HAPROXY.format(directory=haproxy_directory(plan)) if has_balancer else "",
         # The program, or a kubeconfig, may lie there.
