@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from havip.act.haproxy import BalancerHand, kept, prepare, write_backends
+from havip.act.haproxy import BalancerHand, Proposal, kept, write_backends
 from havip.core.actions import KeepBackends
 from havip.core.config import Backend, Balance, BalancerConfig
 from havip.core.events import ActionFailed
@@ -41,6 +41,13 @@ def validate(path: str) -> str:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     return done.stdout
+
+
+def prepare(config: BalancerConfig) -> str:
+    """Have HAProxy start with this; in words why a kept list does not count."""
+    proposal = Proposal(config)
+    proposal.accept()
+    return proposal.kept_problem
 
 
 @pytest.mark.parametrize(

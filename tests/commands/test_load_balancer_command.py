@@ -13,6 +13,7 @@ import pytest
 from test_check_config import HOST, VIP
 
 from havip.commands import load_balancer as command
+from pem import CERTIFICATE, MALFORMED
 
 pytestmark = pytest.mark.netns
 BACKENDS = "--load-balancer-backends=a 192.0.2.11:6443"
@@ -114,6 +115,32 @@ def test_one_that_it_refuses_does_not_take_the_place_of_the_last_good_one(direct
     assert f"does not take {directory}/haproxy.cfg.new: parsing [haproxy.cfg:7]: no" in done.stderr
     assert (directory / "haproxy.cfg").read_text() == good
     assert ":7443" in (directory / "haproxy.cfg.new").read_text()
+
+
+def test_certificates_that_it_refuses_do_not_take_the_place_of_the_last_good_ones(
+    directory: Path,
+) -> None:
+    """OpenSSL takes the certificate by itself, and HAProxy not what is beside it."""
+    files = {name: directory / name for name in ("ca.crt", "haproxy.cfg")}
+    given = directory / "given.crt"
+    given.write_text(CERTIFICATE)
+    flags = (f"--load-balancer-ca-file={given}", "--haproxy=/usr/sbin/haproxy")
+    assert load_balancer(directory, *flags).returncode == 0
+    assert {*directory.iterdir()} == {given, *files.values()}
+    good = {name: file.read_text() for name, file in files.items()}
+    assert good["ca.crt"] == CERTIFICATE
+    assert f"ca-file {files['ca.crt']} " in good["haproxy.cfg"]
+
+    given.write_text(CERTIFICATE + MALFORMED.replace("CERTIFICATE", "X509 CRL"))
+    done = load_balancer(directory, *flags)
+    assert done.returncode == 2
+    assert f"unable to load {directory}/ca.crt.new" in done.stderr
+    assert {name: file.read_text() for name, file in files.items()} == good
+
+    given.write_text(CERTIFICATE + CERTIFICATE)
+    assert load_balancer(directory, *flags).returncode == 0
+    assert files["ca.crt"].read_text() == CERTIFICATE + CERTIFICATE
+    assert {*directory.iterdir()} == {given, *files.values()}
 
 
 def test_it_validates_as_the_user_who_may_write_there(directory: Path) -> None:

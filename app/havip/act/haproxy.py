@@ -10,6 +10,7 @@ import asyncio
 import errno
 import json
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -159,22 +160,40 @@ def write_backends(config: BalancerConfig, backends: Collection[Backend]) -> Non
     replace_file(Path(config.configuration_file), content)
 
 
-def prepare(config: BalancerConfig, path: str = "") -> str:
-    """Write all that HAProxy starts with; in words why a kept list does not count, if there is one.
+class Proposal:
+    """All that HAProxy is to start with, beside what it would start with until this is accepted.
 
-    Args:
-        path: where the configuration goes, if it has yet to be validated.
+    The file to validate has the CA certificates by the name that they have till then, and is in all
+    else what is accepted. One that is refused stays, to be read.
 
     Raises:
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read or written, here or when it is accepted.
     """
-    backends, problem = (config.backends, "") if config.backends is not None else kept(config)
-    if config.ca_file is not None:
-        with open_regular(config.ca_file) as file:
-            replace_file(Path(config.ca_copy), file.read(_CA_BYTES))
-    text = configuration(config, backends)
-    replace_file(Path(path or config.configuration_file), text.encode())
-    return problem
+
+    def __init__(self, config: BalancerConfig) -> None:
+        self._config = config
+        self.kept_problem = ""
+        """In words why a kept list does not count, if there is one."""
+        if config.backends is not None:
+            self._backends = config.backends
+        else:
+            self._backends, self.kept_problem = kept(config)
+        self._beside = replace(config, ca_name=f"{config.ca_name}.new")
+        self.file = f"{config.configuration_file}.new"
+        if config.ca_file is not None:
+            with open_regular(config.ca_file) as file:
+                replace_file(Path(self._beside.ca_copy), file.read(_CA_BYTES))
+        self._write(self._beside, self.file)
+
+    def accept(self) -> None:
+        """Put it in the place of the last one."""
+        if self._config.ca_file is not None:
+            Path(self._beside.ca_copy).replace(self._config.ca_copy)
+        self._write(self._config, self._config.configuration_file)
+        Path(self.file).unlink()
+
+    def _write(self, config: BalancerConfig, file: str) -> None:
+        replace_file(Path(file), configuration(config, self._backends).encode())
 
 
 def kept(config: BalancerConfig) -> tuple[tuple[Backend, ...], str]:

@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files, or the problems; the exit status says which."""
-    from havip.act.haproxy import prepare
+    from havip.act.haproxy import Proposal
     from havip.commands.here import taken_by_another
     from havip.sense.host import read_host
     from havip.settings import ConfigError, load, resolve
@@ -72,18 +72,16 @@ def run(arguments: argparse.Namespace) -> int:
             problems += _unfit(arguments.haproxy)
         if problems:
             raise ConfigError.of(map(loaded.traced, problems))
-        file = balancer.configuration_file
-        written = f"{file}.new" if arguments.haproxy else file
         try:
-            if kept_problem := prepare(balancer, written):
+            proposal = Proposal(balancer)
+            if proposal.kept_problem:
                 print(
-                    f"havip: {balancer.kept_file} does not count, it {kept_problem}",
+                    f"havip: {balancer.kept_file} does not count, it {proposal.kept_problem}",
                     file=sys.stderr,
                 )
-            # One that is refused stays there, to be read; the last good one stays in force.
-            said = _refusal(arguments.haproxy, written) if arguments.haproxy else ""
+            said = _refusal(arguments.haproxy, proposal.file) if arguments.haproxy else ""
             if not said:
-                Path(written).replace(file)
+                proposal.accept()
         except OSError as error:
             raise ConfigError(
                 field="loadBalancerDirectory",
@@ -97,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
                     Problem(
                         field="--haproxy",
                         value=arguments.haproxy,
-                        problem=f"does not take {written}: {said}",
+                        problem=f"does not take {proposal.file}: {said}",
                         remedy="correct what it names",
                     )
                 ]
@@ -105,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"havip: {error}", file=sys.stderr)
         return 2
-    print(file)
+    print(balancer.configuration_file)
     return 0
 
 

@@ -283,6 +283,8 @@ class BalancerConfig:
     proxy_protocol: bool = False
     directory: str = "/run/havip-haproxy"
     """Shared with HAProxy: its configuration and its socket."""
+    ca_name: str = "ca.crt"
+    """What the CA certificates are called there."""
     kept_file: str = "/var/lib/havip/backends.json"
     """Where the last list is kept, for a start without the API."""
 
@@ -297,7 +299,7 @@ class BalancerConfig:
     @property
     def ca_copy(self) -> str:
         """The CA certificates where HAProxy can read them."""
-        return f"{self.directory}/ca.crt"
+        return f"{self.directory}/{self.ca_name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
