@@ -50,10 +50,11 @@ def test_a_port_that_only_haproxy_may_bind_is_left_to_haproxy(tmp_path: Path) ->
 
 # What has the port --------------------------------------------------------------------------------
 
-# $1: its configuration; $2: another port that somebody has. The rest runs once it listens.
+# $1: its configuration; $2: what somebody else has. The rest runs once it listens.
 BESIDE_HAPROXY = """\
 import socket, subprocess, sys
-other = socket.create_server(("0.0.0.0", int(sys.argv[2])))
+address, port = sys.argv[2].split(":")
+other = socket.create_server((address, int(port)))
 haproxy = subprocess.Popen(["haproxy", "-W", "-db", "-f", sys.argv[1]], stderr=subprocess.PIPE)
 while b"Loading success" not in (line := haproxy.stderr.readline()):
     assert line, "HAProxy has ended"
@@ -77,11 +78,29 @@ def test_a_port_in_use_is_told_beside_a_haproxy_that_has_another(
     flags: list[str], is_taken: bool, tmp_path: Path
 ) -> None:
     assert load_balancer(tmp_path).returncode == 0
-    before = (sys.executable, "-c", BESIDE_HAPROXY, f"{tmp_path}/haproxy.cfg", "7443")
+    before = (sys.executable, "-c", BESIDE_HAPROXY, f"{tmp_path}/haproxy.cfg", "0.0.0.0:7443")
     done = load_balancer(tmp_path, *flags, before=before)
     assert done.returncode == (2 if is_taken else 0), done.stderr
     told = "loadBalancerPort 0.0.0.0:7443 (flag --load-balancer-port): something else on this node"
     assert (told in done.stderr) is is_taken
+
+
+@pytest.mark.parametrize(
+    ("other", "is_taken"),
+    [
+        pytest.param("0.0.0.0:7443", False, id="nobody else has it"),
+        pytest.param("192.0.2.1:8443", True, id="somebody has it at the node's address"),
+        pytest.param("127.0.0.1:8443", True, id="somebody has it at the loopback"),
+    ],
+)
+def test_its_port_at_the_vip_alone_is_no_obstacle_to_all_addresses(
+    other: str, is_taken: bool, tmp_path: Path
+) -> None:
+    assert load_balancer(tmp_path, "--load-balancer-bind=vip").returncode == 0
+    before = (sys.executable, "-c", BESIDE_HAPROXY, f"{tmp_path}/haproxy.cfg", other)
+    done = load_balancer(tmp_path, "--load-balancer-bind=all", before=before)
+    assert done.returncode == (2 if is_taken else 0), done.stderr
+    assert ("loadBalancerPort 0.0.0.0:8443: something else" in done.stderr) is is_taken
 
 
 # The HAProxy that is named ---------------------------------------------------------------------

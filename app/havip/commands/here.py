@@ -51,32 +51,39 @@ def unusable_port(field: str, listen: Endpoint) -> Iterator[Problem]:
 def taken_by_another(balancer: BalancerConfig) -> Iterator[Problem]:
     """At most one: that HAProxy cannot listen there, unless it does already."""
     for address in balancer.binds:
-        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # As HAProxy does: the VIP is not here before it is held.
-            probe.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
-            if address.version == 6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind((str(address), balancer.port))
-            except OSError as error:
-                # Ports below 1024 are HAProxy's to bind, which may; havip before it may not, in a
-                # pod, and so cannot tell whose they are.
-                if error.errno in {errno.EACCES, errno.EPERM}:
-                    continue
-                is_in_use = error.errno == errno.EADDRINUSE
-                if is_in_use and _is_its_haproxys(balancer, address):
-                    return
-                yield Problem(
-                    field="loadBalancerPort",
-                    value=endpoint(address, balancer.port),
-                    problem="something else on this node has that port, such as an API server"
-                    if is_in_use
-                    else error.strerror or str(error),
-                    remedy=CHOICES,
-                )
-                return
+        error = _refusal(address, balancer.port)
+        # Ports below 1024 are HAProxy's to bind, which may; havip before it may not, in a pod, and
+        # so cannot tell whose they are.
+        if error is None or error.errno in {errno.EACCES, errno.EPERM}:
+            continue
+        is_in_use = error.errno == errno.EADDRINUSE
+        if is_in_use and _is_its_haproxys(balancer, address):
+            return
+        yield Problem(
+            field="loadBalancerPort",
+            value=endpoint(address, balancer.port),
+            problem="something else on this node has that port, such as an API server"
+            if is_in_use
+            else error.strerror or str(error),
+            remedy=CHOICES,
+        )
+        return
+
+
+def _refusal(address: IPv4Address | IPv6Address, port: int) -> OSError | None:
+    """What the kernel says if one wants to listen there, as HAProxy would; None if it is free."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # The VIP is not here before it is held.
+        probe.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
+        if address.version == 6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            probe.bind((str(address), port))
+        except OSError as error:
+            return error
+    return None
 
 
 def _is_its_haproxys(balancer: BalancerConfig, address: IPv4Address | IPv6Address) -> bool:
@@ -96,9 +103,19 @@ def _is_its_haproxys(balancer: BalancerConfig, address: IPv4Address | IPv6Addres
     lines = [line.split() for line in text.splitlines()]
     if not description or ["description", *f'"{description}"'.split()] not in lines:
         return False
+    binds = {line[1] for line in lines if line[:1] == ["bind"] and len(line) > 1}
     every = ip_address("0.0.0.0" if address.version == 4 else "::")  # noqa: S104
-    places = {endpoint(each, balancer.port) for each in (address, every)}
-    return any(line[0] == "bind" and line[1] in places for line in lines if len(line) > 1)
+    if not binds.isdisjoint(endpoint(each, balancer.port) for each in (address, every)):
+        return True
+    if not address.is_unspecified:
+        return False
+    # It listens at the VIPs alone, which are some of the addresses that are asked for: nobody else
+    # is in the way if the others are free.
+    loopback = ip_address("127.0.0.1" if address.version == 4 else "::1")
+    here = {each for each in (loopback, *balancer.own) if each.version == address.version}
+    its = {each for each in here if endpoint(each, balancer.port) in binds}
+    refusals = (_refusal(each, balancer.port) for each in here - its)
+    return bool(its) and not any(each and each.errno == errno.EADDRINUSE for each in refusals)
 
 
 async def _description(balancer: BalancerConfig) -> str:
