@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from test_check_config import HOST, VIP
 
+from havip.commands import here
 from havip.commands import load_balancer as command
+from havip.core.config import BalancerConfig
 from pem import CERTIFICATE, MALFORMED
 
 pytestmark = pytest.mark.netns
@@ -46,6 +50,57 @@ def test_a_port_that_only_haproxy_may_bind_is_left_to_haproxy(tmp_path: Path) ->
     done = load_balancer(tmp_path, "--load-balancer-port=443", before=before)
     assert done.returncode == 0, done.stderr
     assert "bind 0.0.0.0:443" in (tmp_path / "haproxy.cfg").read_text()
+
+
+# What HAProxy may open --------------------------------------------------------------------------
+
+TO_4096 = ("prlimit", "--nofile=1024:4096", "setpriv", "--bounding-set=-sys_resource")
+
+
+@pytest.mark.parametrize(
+    ("connections", "is_refused"),
+    [
+        pytest.param(8000, True, id="many more than there may be"),
+        pytest.param(2048, True, id="two files for each, and none for itself"),
+        pytest.param(1548, False, id="as many as it says"),
+    ],
+)
+def test_more_connections_than_files_are_refused_as_haproxy_would(
+    connections: int, is_refused: bool, directory: Path
+) -> None:
+    flags = (f"--load-balancer-max-connections={connections}", "--haproxy=/usr/sbin/haproxy")
+    done = load_balancer(directory, *flags, before=TO_4096)
+    assert done.returncode == (2 if is_refused else 0), done.stderr
+    told = f"loadBalancerMaxConnections {connections} (flag --load-balancer-max-connections): "
+    assert (told in done.stderr) is is_refused
+    assert ("may open 4096 here; set 1548 or fewer, or allow" in done.stderr) is is_refused
+
+    # HAProxy finds nothing wrong with the file, and does not start.
+    assert load_balancer(directory, *flags).returncode == 0
+    file = f"{directory}/haproxy.cfg"
+    start = (*TO_4096, sys.executable, "-c", BESIDE_HAPROXY, file, "0.0.0.0:7443")
+    done = load_balancer(directory, *flags, before=start)
+    assert ("HAProxy has ended" in done.stderr) is is_refused, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "may_raise", "told"),
+    [
+        pytest.param(4096, False, "set 1548 or fewer, or allow 17000", id="too few"),
+        pytest.param(1024, False, "; allow 17000", id="too few for any"),
+        pytest.param(16_020, False, "", id="perhaps enough: HAProxy judges"),
+        pytest.param(resource.RLIM_INFINITY, False, "", id="no limit"),
+        pytest.param(1024, True, "", id="HAProxy may raise it"),
+    ],
+)
+def test_a_limit_of_open_files(
+    limit: int, may_raise: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(here, "may_raise_limits", lambda: may_raise)
+    config = BalancerConfig(binds=(ip_address("0.0.0.0"),), max_connections=8000)
+    problems = [str(each) for each in here.too_few_files(config)]
+    assert [told in each for each in problems] == ([True] if told else [])
 
 
 # What has the port --------------------------------------------------------------------------------

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from havip.core.balancer import CHOICES
 from havip.core.config import BalancerConfig, endpoint
-from havip.core.haproxy import fingerprint, read_answer
+from havip.core.haproxy import files_of, fingerprint, read_answer
 from havip.files import open_regular
 from havip.haproxy import RuntimeApi, RuntimeApiError
-from havip.sense.capabilities import missing_capabilities
+from havip.sense.capabilities import may_raise_limits, missing_capabilities
 from havip.settings.errors import Problem
 from havip.settings.values import Endpoint
 
 _TIMEOUT_S = 3.0
 _MAX_BYTES = 1 << 20
+_OWN_FILES = 20
+"""Of HAProxy, at least."""
+_FEWEST_CONNECTIONS = 100
+"""As the setting has it."""
 _IP_FREEBIND = 15
 """linux/in.h; it holds for IPv6 too."""
 
@@ -68,6 +73,27 @@ def taken_by_another(balancer: BalancerConfig) -> Iterator[Problem]:
             remedy=CHOICES,
         )
         return
+
+
+def too_few_files(balancer: BalancerConfig) -> Iterator[Problem]:
+    """At most one: that HAProxy, if it is started as this was, may not open the files it needs.
+
+    `haproxy -c` takes such a configuration; HAProxy then ends as soon as it is started.
+    """
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = balancer.max_connections
+    # Where it depends on threads and backends HAProxy is left to judge.
+    is_enough = limit == resource.RLIM_INFINITY or limit >= 2 * connections + _OWN_FILES
+    if is_enough or may_raise_limits():
+        return
+    more = f"allow {files_of(connections)} (LimitNOFILE= of the container runtime or of the unit)"
+    fewer = (limit - files_of(0)) // 2
+    yield Problem(
+        field="loadBalancerMaxConnections",
+        value=connections,
+        problem=f"HAProxy opens two files for each connection, and may open {limit} here",
+        remedy=f"set {fewer} or fewer, or {more}" if fewer >= _FEWEST_CONNECTIONS else more,
+    )
 
 
 def _refusal(address: IPv4Address | IPv6Address, port: int) -> OSError | None:

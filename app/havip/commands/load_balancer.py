@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files, or the problems; the exit status says which."""
     from havip.act.haproxy import Proposal
-    from havip.commands.here import taken_by_another
+    from havip.commands.here import taken_by_another, too_few_files
     from havip.sense.host import read_host
     from havip.settings import ConfigError, load, resolve
     from havip.settings.errors import Problem
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
                 problem="there is no load balancer to prepare",
                 remedy="set loadBalancer: true",
             )
-        problems = [*taken_by_another(balancer)]
+        problems = [*taken_by_another(balancer), *too_few_files(balancer)]
         if arguments.haproxy:
             problems += _unfit(arguments.haproxy)
         if problems:

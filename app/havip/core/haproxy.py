@@ -142,6 +142,14 @@ def configuration(config: BalancerConfig, backends: Iterable[Backend]) -> str:
     return "\n".join([body, *lines, ""]).replace("{fingerprint}", fingerprint(config))
 
 
+def files_of(connections: int) -> int:
+    """Open files that are enough for as many connections: two for each, and those of its own.
+
+    It says that it needs 20 of its own, 3 for each thread, and one for each backend's check.
+    """
+    return 2 * connections + 1000
+
+
 def fingerprint(config: BalancerConfig) -> str:
     """By this a running HAProxy shows whether it was started with this configuration.
 

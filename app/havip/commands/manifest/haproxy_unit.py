@@ -20,7 +20,7 @@ from havip.commands.manifest.plan import (
 )
 from havip.commands.manifest.text import comment
 from havip.commands.manifest.unit import environment, haproxy_directory, quoted
-from havip.core.haproxy import GRACE_S, HARD_STOP_S
+from havip.core.haproxy import GRACE_S, HARD_STOP_S, files_of
 from havip.settings.errors import Problem
 
 _UNPRIVILEGED_PORT = 1024
@@ -109,8 +109,7 @@ def haproxy_unit(plan: Plan, program: str, haproxy: str) -> Document:
         directory=directory,
         runtime=directory.removeprefix("/run/"),
         stop_s=GRACE_S + HARD_STOP_S + 2,
-        # Two sockets for a connection, and some for itself.
-        files=2 * settings.load_balancer_max_connections + 1000,
+        files=files_of(settings.load_balancer_max_connections),
         hardening=HARDENING,
         capabilities="CAP_NET_BIND_SERVICE" if is_privileged else "",
     )
