@@ -1,12 +1,18 @@
-"""The chart's `loadBalancer.enabled`: HAProxy as a second container, on a real API server."""
+"""HAProxy as a second container, of the chart and of `havip manifest`, on a real API server."""
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import haproxy_image
-from kube_cluster import Cluster
-from release import NAMESPACE, installed
+import pytest
+from kube_cluster import HANG_S, Cluster
+from release import NAMESPACE, Release, installed, namespace
 
 from havip.netlab import Host
 
@@ -27,6 +33,37 @@ VALUES: dict[str, Any] = {
 }
 
 
+def by_chart(cluster: Cluster) -> AbstractContextManager[Release]:
+    return installed(cluster, **VALUES)
+
+
+@contextlib.contextmanager
+def by_manifest(cluster: Cluster) -> Iterator[Release]:
+    """The same pods, of `havip manifest daemonset`."""
+    file = cluster.lab.directory / "daemonset.yaml"
+    subprocess.run(
+        (
+            *(sys.executable, "-m", "havip", "manifest", "daemonset", f"--output={file}"),
+            *(f"--vip-address-cidr={cluster.lab.vip}", HERE, "--load-balancer"),
+            f"--load-balancer-image={haproxy_image.REPOSITORY}:{haproxy_image.TAG}",
+            f"--load-balancer-max-connections={VALUES['loadBalancerMaxConnections']}",
+            f"--load-balancer-ca-file={VALUES['loadBalancerCaFile']}",
+        ),
+        capture_output=True,
+        check=True,
+        env={},
+    )
+    release = Release(cluster, 4, {})
+    with namespace(cluster):
+        try:
+            cluster.kubectl("apply", f"--filename={file}")
+            release.wait_until_rolled_out()
+            yield release
+        finally:
+            cluster.kubectl("delete", f"--filename={file}", "--wait", "--timeout=120s")
+            cluster.lab.watch.wait_until_gone(cluster.lab.vip_address, timeout_s=HANG_S)
+
+
 def balancer(node: Host) -> dict[str, Any]:
     try:
         found = node.status()["balancer"]
@@ -36,10 +73,13 @@ def balancer(node: Host) -> dict[str, Any]:
     return found
 
 
-def test_haproxy_beside_havip(cluster: Cluster) -> None:
+@pytest.mark.parametrize("made", [by_chart, by_manifest])
+def test_haproxy_beside_havip(
+    made: Callable[[Cluster], AbstractContextManager[Release]], cluster: Cluster
+) -> None:
     lab = cluster.lab
     haproxy_image.load(cluster)
-    with installed(cluster, **VALUES) as release:
+    with made(cluster) as release:
         first = release.holder()
         api_server = f"{cluster.control_plane.host.ipv4}:6443"
         (backend,) = balancer(first)["backends"]
