@@ -34,13 +34,11 @@ def config(tmp_path: Path) -> BalancerConfig:
     )
 
 
-def validate(path: str) -> str:
-    """What Debian's HAProxy says of the file: nothing but that it is valid, without a warning."""
-    command = ["haproxy", "-c", "-f", path]
+def validate(path: str) -> None:
+    """This machine's HAProxy takes the file without a warning."""
+    command = ["haproxy", "-dW", "-c", "-f", path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
-    return done.stdout
 
 
 def prepare(config: BalancerConfig) -> str:
@@ -75,7 +73,14 @@ def test_haproxy_takes_it(
     ca_file = certificates.path("ca.pem") if with_ca else None
     config = replace(config, backends=(*NAMED, FOUND[1]), ca_file=ca_file, **changes)
     assert prepare(config) == ""
-    assert "valid" in validate(config.configuration_file)
+    validate(config.configuration_file)
+
+
+def test_no_two_sections_have_one_name(config: BalancerConfig) -> None:
+    """From 3.3 on HAProxy refuses that; Debian 12's takes it without a word."""
+    lines = configuration(config, NAMED).splitlines()
+    named = [line.split()[1] for line in lines if line.startswith(("frontend ", "backend "))]
+    assert len(named) == len({*named}) == 2
 
 
 addresses = st.ip_addresses()

@@ -202,7 +202,7 @@ def test_the_name_of_a_server_is_that_of_its_backend(backend: Backend) -> None:
         pytest.param(
             answered(server(A), frontend="PAUSED"),
             ProbeResult.FAILED,
-            "(frontend apiserver: PAUSED): say `enable frontend apiserver`",
+            "(frontend clients: PAUSED): say `enable frontend clients`",
             id="paused",
         ),
         pytest.param(

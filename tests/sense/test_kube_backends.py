@@ -16,7 +16,7 @@ from havip.sense.kube_backends import _backends_of_slice
         pytest.param(["192.0.2.1", "2001:db8::1"], ["192.0.2.1", "2001:db8::1"], id="both"),
         pytest.param(["127.0.0.1", "0.0.0.0", "fe80::1", "ff02::1"], [], id="of no other node"),
         pytest.param(["2001:db8::2%eth0"], [], id="a zone"),
-        pytest.param(["2001:db8::2%a; disable frontend apiserver; #"], [], id="a zone, a command"),
+        pytest.param(["2001:db8::2%a; disable frontend clients; #"], [], id="a zone, a command"),
         pytest.param(["a", 7, None], [], id="no address"),
     ],
 )

@@ -34,7 +34,7 @@ INFO = "Name: HAProxy\nVersion: 2.6.12-1\nPid: 17\nUptime_sec: 60\ndescription: 
 STAT = (
     "# pxname,svname,scur,slim,stot,bin,bout,econ,wretr,wredis,status,check_status,check_code,"
     "last_chk,addr,\n"
-    "apiserver,FRONTEND,3,100,9,1,2,,,,OPEN,,,,,\n"
+    "clients,FRONTEND,3,100,9,1,2,,,,OPEN,,,,,\n"
     "apiserver,a,2,,8,10,20,1,2,3,UP,* L7OK,200,,192.0.2.1:6443,\n"
     "apiserver,BACKEND,2,,8,10,20,1,2,3,UP,,,,,\n"
     "other,b,2,,8,10,20,1,2,3,UP,L7OK,200,,192.0.2.1:6443,\n"
@@ -299,7 +299,7 @@ def test_changes_are_made_in_turn_and_what_is_refused_is_told(tmp_path: Path) ->
     assert failed.message == "No such server."
 
 
-@pytest.mark.parametrize("name", ["a; disable frontend apiserver; #", "a\n", "a b", "ä"])
+@pytest.mark.parametrize("name", ["a; disable frontend clients; #", "a\n", "a b", "ä"])
 def test_no_command_but_the_one_that_is_meant(name: str, tmp_path: Path) -> None:
     config = BalancerConfig(binds=(), directory=str(tmp_path))
     for change in Change:
@@ -307,7 +307,7 @@ def test_no_command_but_the_one_that_is_meant(name: str, tmp_path: Path) -> None
             commands(config, change, name, replace(A, name=name))
     with pytest.raises(ValueError, match="no name of a server"):
         configuration(config, [replace(A, name=name)])
-    zone = replace(A, address=ip_address("2001:db8::2%a; disable frontend apiserver; #"))
+    zone = replace(A, address=ip_address("2001:db8::2%a; disable frontend clients; #"))
     with pytest.raises(ValueError, match="has a zone"):
         commands(config, Change.ADD, "a", zone)
 

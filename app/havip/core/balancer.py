@@ -33,8 +33,16 @@ from havip.core.events import (
     ProbeFinished,
     ProbeResult,
 )
-from havip.core.haproxy import BACKEND as PROXY
-from havip.core.haproxy import Answer, Change, Server, called, fingerprint, is_old, server_of
+from havip.core.haproxy import (
+    FRONTEND,
+    Answer,
+    Change,
+    Server,
+    called,
+    fingerprint,
+    is_old,
+    server_of,
+)
 from havip.core.outbox import LONGEST_S
 from havip.core.reasons import Reason
 from havip.core.view import BackendView, BalancerView
@@ -266,8 +274,8 @@ class Balancer:
             return "HAProxy was told to stop, and soon takes no new connections"
         if answer.frontend != "OPEN":
             return (
-                f"HAProxy takes no new connections (frontend {PROXY}: "
-                f"{answer.frontend or 'not there'}): say `enable frontend {PROXY}` to it, "
+                f"HAProxy takes no new connections (frontend {FRONTEND}: "
+                f"{answer.frontend or 'not there'}): say `enable frontend {FRONTEND}` to it, "
                 "or restart it"
             )
         if self._itself is not None:

@@ -22,6 +22,8 @@ from typing import Final
 
 from havip.core.config import Backend, BalancerConfig, endpoint
 
+FRONTEND: Final = "clients"
+"""HAProxy 3.3 no longer takes two of one name."""
 BACKEND: Final = "apiserver"
 OLDEST: Final = (2, 6)
 GRACE_S: Final = 5
@@ -201,7 +203,7 @@ defaults
     retries 3
     option redispatch 1
 
-frontend {BACKEND}
+frontend {FRONTEND}
 {binds}
     default_backend {BACKEND}
 
@@ -341,17 +343,13 @@ def read_answer(info: str, statistics: str) -> Answer:
     frontend = ""
     sessions = sessions_limit = sessions_total = 0
     for row in csv.DictReader(rows):
-        if row.get("pxname") != BACKEND:
-            continue
-        match row.get("svname"):
-            case "FRONTEND":
-                frontend = row.get("status") or ""
-                sessions, sessions_limit = _number(row, "scur"), _number(row, "slim")
-                sessions_total = _number(row, "stot")
-            case "BACKEND" | None:
-                pass
-            case name:
-                servers.append(_server(name, row))
+        proxy, server = row.get("pxname"), row.get("svname")
+        if proxy == FRONTEND and server == "FRONTEND":
+            frontend = row.get("status") or ""
+            sessions, sessions_limit = _number(row, "scur"), _number(row, "slim")
+            sessions_total = _number(row, "stot")
+        elif proxy == BACKEND and server and server != "BACKEND":
+            servers.append(_server(server, row))
     return Answer(
         version=facts["Version"],
         description=facts.get("description", ""),
