@@ -423,7 +423,7 @@ updateStrategy.rollingUpdate.maxSurge {{ $strategy.rollingUpdate.maxSurge }}: ca
 image.repository {{ .Values.image.repository }}: is no name of an image without tag and digest; write it like registry.example.org/havip, and set image.tag
 {{- end }}
 {{- if and .Values.loadBalancer.enabled (not .Values.loadBalancer.image.tag) (not .Values.loadBalancer.image.digest) }}
-loadBalancer.image.tag: is empty, and there is no digest; write the version of HAProxy, such as 2.6, or set loadBalancer.image.digest
+loadBalancer.image.tag: is empty, and there is no digest; write the version of HAProxy, such as 3.0, or set loadBalancer.image.digest
 {{- end }}
 {{- $volumes := list "config" "auth" "state" }}
 {{- range .Values.pod.extraVolumes }}

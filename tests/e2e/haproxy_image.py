@@ -1,4 +1,4 @@
-"""An image of HAProxy as the public one is, made from Debian's package on this machine."""
+"""An image of HAProxy as the public one is, made from the package of Debian 13 on this machine."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ from kube_cluster import Cluster
 
 REPOSITORY = "localhost/haproxy"
 TAG = "debian"
+# What the public image says of itself, and where it has its program. A pod has a command and a user
+# of its own: so the script of the entry point need not be there.
+_CHANGES = (
+    "STOPSIGNAL SIGUSR1",
+    "USER 99:99",
+    'ENTRYPOINT ["docker-entrypoint.sh"]',
+    "WORKDIR /var/lib/haproxy",
+    "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+)
 
 
 def load(cluster: Cluster) -> None:
-    """Have the image in the cluster's store: HAProxy, its libraries, and nothing else."""
-    program = Path(shutil.which("haproxy") or "/usr/sbin/haproxy")
-    linked = subprocess.run(("ldd", str(program)), capture_output=True, text=True, check=True)
-    words = linked.stdout.split()
-    files = {program, *(Path(word) for word in words if word.startswith("/"))}
-    archive = cluster.lab.directory / "haproxy.tar"
+    """Have the image in the cluster's store."""
+    root = cluster.lab.directory / "haproxy"
+    subprocess.run((str(Path(__file__).with_name("debian-haproxy")), str(root)), check=True)
+    program = root / "usr/local/sbin/haproxy"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    (root / "usr/sbin/haproxy").rename(program)
+    archive = root.with_suffix(".tar")
     with tarfile.open(archive, "w") as tar:
-        for file in sorted(files):
-            tar.add(file.resolve(), arcname=str(file).lstrip("/"))
-        # Where its name is looked for.
-        tar.add(program.resolve(), arcname="usr/local/sbin/haproxy")
-    changes = ("STOPSIGNAL SIGUSR1", "ENV PATH=/usr/local/sbin:/usr/sbin")
-    told = [word for change in changes for word in ("--change", change)]
+        tar.add(root, arcname="/")
+    shutil.rmtree(root)
+    told = [word for change in _CHANGES for word in ("--change", change)]
     cluster.podman("import", "--quiet", *told, str(archive), f"{REPOSITORY}:{TAG}")

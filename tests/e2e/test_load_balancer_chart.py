@@ -85,6 +85,8 @@ def test_haproxy_beside_havip(
         (backend,) = balancer(first)["backends"]
         assert (backend["name"], backend["healthy"]) == (api_server, True)
         assert balancer(first)["backends_known_by"] == "api"
+        # The other tests run this machine's.
+        assert balancer(first)["version"].startswith("3.0.")
 
         # kubectl with its client certificate, through the VIP.
         server = f"--server=https://{lab.vip_address}:{PORT}"

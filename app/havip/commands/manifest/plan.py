@@ -60,8 +60,8 @@ class Image:
         )
 
 
-BALANCER_IMAGE: Final = Image(repository="docker.io/library/haproxy", tag="2.6", digest="")
-"""The public image; the tests run that version of Debian's."""
+BALANCER_IMAGE: Final = Image(repository="docker.io/library/haproxy", tag="3.0", digest="")
+"""The public image; the tests run that version in pods, of Debian 13."""
 PULL_POLICY: Final = "IfNotPresent"
 """Of every image, unless one is chosen."""
 
