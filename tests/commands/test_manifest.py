@@ -810,6 +810,21 @@ def test_units_leave_a_list_of_backends_to_the_file_that_the_daemon_follows(
     assert "BACKENDS=c 192.0.2.13:6443" in manifest(kind, VIP, flag).stdout
 
 
+@pytest.mark.parametrize("kind", ["systemd", "systemd-haproxy"])
+def test_a_list_that_hosts_have_in_another_file_is_left_to_it(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("loadBalancer: true\nloadBalancerBackends: a 192.0.2.11:6443\n")
+    there = "--host-config=/etc/havip/api.yaml"
+    made = manifest(kind, VIP, f"--config={file}", there)
+    assert "Environment=HAVIP_CONFIG=/etc/havip/api.yaml\n" in made.stdout, made.stderr
+    assert "HAVIP_LOAD_BALANCER=true" in made.stdout
+    assert "BACKENDS" not in made.stdout
+    flagged = manifest(kind, *BALANCED, there)
+    assert "HAVIP_LOAD_BALANCER_BACKENDS=" in flagged.stdout, "a flag beats the file"
+    told = refusal(kind, *BALANCED, "--host-config=api.yaml")
+    assert "--host-config api.yaml: is no absolute path; name a file of the hosts" in told
+
+
 @pytest.mark.parametrize(
     "kind", ["static-pod", "daemonset", "helmchart", "systemd", "systemd-haproxy"]
 )

@@ -74,22 +74,12 @@ def add_parser(subparsers: Any) -> None:
     _add_workload(chart)
 
     systemd = _add_kind(kinds, "systemd", _systemd, "a unit for systemd")
-    systemd.add_argument(
-        "--program",
-        metavar="PATH",
-        default="/usr/local/bin/havip",
-        help="where havip is on the nodes [%(default)s]",
-    )
+    _add_host(systemd)
 
     haproxy = _add_kind(
         kinds, "systemd-haproxy", _systemd_haproxy, "the unit of HAProxy, beside that of havip"
     )
-    haproxy.add_argument(
-        "--program",
-        metavar="PATH",
-        default="/usr/local/bin/havip",
-        help="where havip is on the nodes [%(default)s]",
-    )
+    _add_host(haproxy)
     haproxy.add_argument(
         "--haproxy",
         metavar="PATH",
@@ -120,6 +110,22 @@ def _add_kind(
     add_arguments(parser)
     parser.set_defaults(command=run, make=make)
     return parser
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--program",
+        metavar="PATH",
+        default="/usr/local/bin/havip",
+        help="where havip is on the nodes [%(default)s]",
+    )
+    parser.add_argument(
+        "--host-config",
+        metavar="FILE",
+        default="",
+        help="havip's file on the nodes, in place of /etc/havip/config.yaml; a list of backends "
+        "that stands in --config is left to it",
+    )
 
 
 def _add_distribution(parser: argparse.ArgumentParser, names: Any) -> None:

@@ -92,8 +92,10 @@ class Plan:
     """Only a service account will do."""
     pod: PodPlan
     """Of no meaning where there is no pod."""
+    host_config: str
+    """The daemon's file on hosts, or empty: the usual one, if it is there."""
     backends_are_in_file: bool
-    """Whether the daemon of a host reads the list of backends where it was read here."""
+    """Whether the daemon of a host finds the list of backends in its file."""
 
     @property
     def settings(self) -> Settings:
@@ -194,6 +196,7 @@ def plan(loaded: Loaded, arguments: argparse.Namespace) -> Plan:
     """
     problems: list[Problem] = []
     settings = loaded.settings
+    host_config: str = getattr(arguments, "host_config", "")
     given = {
         attribute: getattr(settings, attribute)
         for attribute in Settings.model_fields
@@ -230,9 +233,19 @@ def plan(loaded: Loaded, arguments: argparse.Namespace) -> Plan:
             metrics=getattr(arguments, "metrics", False),
             balancer_image=balancer_image,
         ),
-        backends_are_in_file=loaded.file == sources.DEFAULT_FILE
+        host_config=host_config,
+        backends_are_in_file=(host_config != "" or loaded.file == sources.DEFAULT_FILE)
         and loaded.where.get("loadBalancerBackends", "").startswith("file "),
     )
+    if host_config and not PurePosixPath(host_config).is_absolute():
+        problems.append(
+            Problem(
+                field="--host-config",
+                value=host_config,
+                problem="is no absolute path",
+                remedy=f"name a file of the hosts, such as {CONFIG_DIRECTORY}/{made.name}.yaml",
+            )
+        )
     problems += _paths(made)
     if made.pod.metrics and settings.metrics_listen is not None:
         problems.append(

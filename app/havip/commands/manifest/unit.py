@@ -18,6 +18,7 @@ from havip.commands.manifest.plan import (
 )
 from havip.commands.manifest.text import comment
 from havip.sense.threads import LOOP_PRIORITY
+from havip.settings.sources import CONFIG_VARIABLE
 
 _HOMES = ("/home/", "/root/", "/run/user/")
 _WATCHDOG_S = 10
@@ -103,7 +104,7 @@ def unit(plan: Plan, program: str) -> Document:
         *(f"  {step}" for step in steps),
     )
     vips = (str(vip.ip) for router in plan.routers for vip in router.vip_address_cidr or ())
-    files = (program, *plan.secret_files, *plan.other_files.values())
+    files = (program, plan.host_config, *plan.secret_files, *plan.other_files.values())
     text = _UNIT.format(
         vips=" ".join(vips),
         program=quoted(program),
@@ -126,7 +127,7 @@ def haproxy_directory(plan: Plan) -> str:
 
 
 def environment(plan: Plan) -> str:
-    """The settings, but for a list of backends that the daemon finds in its own file.
+    """The settings and where their file is, but for a list of backends that stands in it.
 
     A variable would beat the file, whose changes the daemon is to follow.
     """
@@ -136,10 +137,10 @@ def environment(plan: Plan) -> str:
         given["load_balancer_directory"] = directory
     if plan.backends_are_in_file:
         del given["load_balancer_backends"]
-    return "\n".join(
-        f"Environment={quoted(f'{name}={text}')}"
-        for name, text in texts(replace(plan, given=given)).items()
-    )
+    variables = texts(replace(plan, given=given))
+    if plan.host_config:
+        variables[CONFIG_VARIABLE] = plan.host_config
+    return "\n".join(f"Environment={quoted(f'{name}={text}')}" for name, text in variables.items())
 
 
 def _is_at_home(path: str) -> bool:
