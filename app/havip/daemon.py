@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import gc
 import math
 import os
@@ -36,6 +37,7 @@ from havip.act.lease import Leases
 from havip.act.lock import Lock, LockHeldError, Subject
 from havip.act.metrics import Metrics
 from havip.act.peers_file import PeersKeeper, read_peers
+from havip.act.redirect import Redirection
 from havip.act.systemd import ServiceManager
 from havip.act.transmit import Transmitter
 from havip.core.actions import (
@@ -76,6 +78,7 @@ from havip.core.events import (
 from havip.core.host import Host
 from havip.core.node import Node
 from havip.core.reasons import State
+from havip.core.redirect import Redirect, redirect_of
 from havip.core.view import NodeView
 from havip.kube import KubeApi
 from havip.sense.checks import Prober
@@ -118,12 +121,23 @@ class ListenError(Exception):
         self.listen = listen
 
 
+class RedirectError(Exception):
+    """The kernel does not lead `port` of the VIPs to the balancer; by the table of that name."""
+
+    def __init__(self, redirect: Redirect, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.port = redirect.port
+        self.table = redirect.table
+        self.errno = number
+
+
 class Daemon:
     """Runs one node until it is told to stop.
 
     Raises:
         LockHeldError: another havip runs the same VRID or VIP on this interface.
         ListenError: one of its ports is in use, or its address is not this node's.
+        RedirectError: the kernel does not lead another port to the balancer.
         OSError: a socket cannot be opened.
     """
 
@@ -169,6 +183,7 @@ class Daemon:
         self._following: asyncio.Task[None] | None = None
         self._balancer: BalancerWatch | None = None
         self._balancer_hand: BalancerHand | None = None
+        self._redirection: Redirection | None = None
         # Of its own: asyncio's threads may all wait for a token on a file system that hangs.
         self._reloader = ThreadPoolExecutor(
             1, thread_name_prefix="havip-reload", initializer=step_behind_the_loop
@@ -206,6 +221,7 @@ class Daemon:
                     raise ListenError(field, listen, problem) from error
             self._ask_for_realtime()
             sys.setswitchinterval(SWITCH_S)
+            self._redirect()
             self._open()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
@@ -237,6 +253,17 @@ class Daemon:
             await self._close()
         if self._failure is not None:
             raise self._failure
+
+    def _redirect(self) -> None:
+        """Have another port lead to the balancer, until the VIP has left."""
+        if (redirect := redirect_of(self._config)) is None:
+            return
+        try:
+            self._redirection = Redirection()
+            self._opened.callback(self._redirection.close)
+            self._redirection.use(redirect)
+        except OSError as error:
+            raise RedirectError(redirect, error.errno or errno.EIO) from error
 
     def _open(self) -> None:
         """Clean up, and open what hears and changes the host.
@@ -466,6 +493,11 @@ class Daemon:
                     if self._done.is_set():
                         return
                 packets = undo.enter_context(contextlib.closing(PacketSockets([*routers.values()])))
+                # Last, since nothing takes it back.
+                if self._redirection is not None and (redirect := redirect_of(config)):
+                    await loop.run_in_executor(self._reloader, self._redirection.use, redirect)
+                    if self._done.is_set():
+                        return
             except (LockHeldError, OSError) as error:
                 self._refuse_reload(error, because)
                 return

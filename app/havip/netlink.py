@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -26,6 +26,7 @@ from ipaddress import (
 from typing import Any, Final, Self, TypeVar
 
 from pyroute2.netlink import (
+    NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_REPLACE,
@@ -167,6 +168,29 @@ class Requests:
         """
         self._exchange(message, kind, flags)
 
+    def ask_at_once(self, requests: Iterable[tuple[Any, int, int]]) -> None:
+        """Send requests in one datagram, as a transaction is, and wait until they are done.
+
+        Args:
+            requests: each with its kind and flags. Of those that succeed only they are told that
+                have NLM_F_ACK: at least one of the last.
+
+        Raises:
+            OSError: as `ask`, of the first that fails.
+        """
+        first = self._sequence + 1
+        datagram, awaited = b"", set()
+        for message, kind, flags in requests:
+            datagram += self._encode(message, kind, flags)
+            if flags & NLM_F_ACK:
+                awaited.add(self._sequence)
+        self._sock.send(datagram)
+        while awaited:
+            for answer in self._receive():
+                if answer["header"]["sequence_number"] >= first:
+                    _raise_error(answer)
+                    awaited.discard(answer["header"]["sequence_number"])
+
     def dump(self, message: Any, kind: int) -> list[Any]:
         """All messages that answer a request for everything.
 
@@ -181,6 +205,19 @@ class Requests:
         return [each for each in found if each["header"]["type"] != NLMSG_DONE]
 
     def _exchange(self, message: Any, kind: int, flags: int) -> list[Any]:
+        self._sock.send(self._encode(message, kind, flags))
+        found = []
+        while True:
+            for answer in self._receive():
+                if answer["header"]["sequence_number"] != self._sequence:
+                    continue
+                found.append(answer)
+                if answer["header"]["type"] in (NLMSG_ERROR, NLMSG_DONE):
+                    _raise_error(answer)
+                    return found
+
+    def _encode(self, message: Any, kind: int, flags: int) -> bytes:
+        """The request as bytes, with the next number."""
         self._sequence += 1
         message.reset()
         message["header"] = {
@@ -189,21 +226,19 @@ class Requests:
             "sequence_number": self._sequence,
         }
         message.encode()
-        self._sock.send(message.data)
-        found = []
-        while True:
-            try:
-                datagram = self._sock.recv(DATAGRAM_BYTES)
-            except TimeoutError as error:
-                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from error
-            for answer in _messages(self._marshal, datagram):
-                if answer["header"]["sequence_number"] != self._sequence:
-                    continue
-                found.append(answer)
-                if answer["header"]["type"] in (NLMSG_ERROR, NLMSG_DONE):
-                    if number := -answer["error"]:
-                        raise OSError(number, os.strerror(number))
-                    return found
+        return bytes(message.data)
+
+    def _receive(self) -> list[Any]:
+        try:
+            datagram = self._sock.recv(DATAGRAM_BYTES)
+        except TimeoutError as error:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from error
+        return [*_messages(self._marshal, datagram)]
+
+
+def _raise_error(end: Any) -> None:
+    if number := -end["error"]:
+        raise OSError(number, os.strerror(number))
 
 
 def changes(datagram: bytes) -> Iterator[Change]:

@@ -84,6 +84,13 @@ What the values say of it that the daemon would refuse, or that no pod can have.
 */}}
 {{- define "havip.balancerProblems" -}}
 {{- $settings := . -}}
+{{- with $settings.loadBalancerRedirectPort }}
+{{- if not $settings.loadBalancer }}
+loadBalancerRedirectPort {{ int . }}: leads to the load balancer, and there is none; set loadBalancer.enabled: true, or leave it out
+{{- else if eq (int .) (int $settings.loadBalancerPort) }}
+loadBalancerRedirectPort {{ int . }}: is the balancer's own port (loadBalancerPort); leave it out
+{{- end }}
+{{- end }}
 {{- if $settings.loadBalancer }}
 {{- include "havip.backendsProblems" $settings }}
 {{- with $settings.loadBalancerCheckTimeout }}

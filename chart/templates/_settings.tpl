@@ -53,7 +53,10 @@ nothing to an API VIP.
 {{- end -}}
 {{- else -}}
 {{- range $name, $_ := .settings -}}
-{{- if hasPrefix "loadBalancer" $name -}}{{- $_ := unset $.settings $name -}}{{- end -}}
+{{- /* That port was asked for, and leads nowhere: it is judged. */ -}}
+{{- if and (hasPrefix "loadBalancer" $name) (ne $name "loadBalancerRedirectPort") -}}
+{{- $_ := unset $.settings $name -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -140,6 +143,7 @@ Settings whose value here is the daemon's, as it is. Those of authentication are
 - kubeNodeWatch
 - kubeNodeWeight
 - loadBalancerPort
+- loadBalancerRedirectPort
 - loadBalancerBind
 - loadBalancerBackends
 - loadBalancerBalance

@@ -155,6 +155,7 @@ LIST = "--load-balancer-backends=a 192.0.2.11:6443"
     [
         pytest.param([LIST], id="listed"),
         pytest.param([LIST, "--load-balancer-port=443"], id="a privileged port"),
+        pytest.param([LIST, "--load-balancer-redirect-port=6443"], id="another port too"),
         pytest.param(
             [LIST, "--load-balancer-image=registry.example.org/haproxy:3.2"], id="another image"
         ),

@@ -206,6 +206,7 @@ OF_BALANCER: dict[str, Callable[[random.Random], Any]] = {
     "loadBalancerCheckExpectedStatus": lambda chance: chance.choice(STATUSES),
     "loadBalancerCheckHost": lambda chance: chance.choice(("kubernetes", "a.b", "a b", "-a", "é")),
     "loadBalancerPort": lambda chance: chance.choice((8443, 6443, 9650)),
+    "loadBalancerRedirectPort": lambda chance: chance.choice((8443, 6443)),
 }
 OF_ALL: dict[str, Callable[[random.Random], Any]] = {
     "allUnhealthy": lambda chance: chance.choice(("drop", "hold")),

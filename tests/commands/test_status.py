@@ -309,6 +309,8 @@ def test_the_balancer_and_its_backends() -> None:
     _, out, _ = status_of(replace(view(), balancer=balancer))
     lines = [line.split() for line in out.splitlines()]
     assert ["balancer", ":8443", "HAProxy", "2.6.12", "8", "of", "8", "connections", "fit"] in lines
+    _, out, _ = status_of(replace(view(), balancer=replace(balancer, redirect_port=6443)))
+    assert "balancer :8443, :6443 leads there" in out
     assert ["cp-1", "192.0.2.11:6443", "good", "UP", "L7OK", "200", "7"] in lines
     assert ["cp-2", "192.0.2.12:6443", "failed", "DRAIN", "unlisted", "L4CON", "1"] in lines
     _, out, _ = status_of(replace(view(), balancer=replace(balancer, full=True)))

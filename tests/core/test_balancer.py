@@ -276,6 +276,16 @@ def test_a_listed_backend_that_is_the_balancer_itself() -> None:
     assert changes(actions) == [], "no connection goes in circles"
 
 
+def test_a_listed_backend_that_the_other_port_leads_back() -> None:
+    config = replace(DISCOVERING, redirect_port=A.port, vips=frozenset({A.address}))
+    balancer = Balancer(config)
+    balancer.handle_listed(BackendsListed(backends=frozenset({A, B})))
+    finished, actions = balancer.handle_answer(answered(server(B), config=config))
+    assert finished.result is ProbeResult.FAILED
+    assert f"backend {A} is where loadBalancerRedirectPort leads" in finished.detail
+    assert changes(actions) == [], "no connection goes in circles"
+
+
 def test_what_happens_is_told_once() -> None:
     balancer = Balancer(STATIC)
     story = [

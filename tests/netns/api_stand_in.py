@@ -114,6 +114,9 @@ def serve(name: str, address: str, port: int, directory: Path) -> None:
         def handle_error(self, *_: object) -> None:
             pass
 
+    if ":" in address:
+        # Of `::`, IPv4 too.
+        Server.address_family = socket.AF_INET6
     Server((address, port), Handler).serve_forever()
 
 

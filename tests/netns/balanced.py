@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import api_stand_in
-from cluster import HANG_S
+from cluster import HANG_S, Address
 
 from havip.netlab import Host, Lab, Process
 
@@ -93,17 +93,21 @@ class Balanced:
         for host in chosen:
             self.daemons[host.name].wait_for(host.is_ready, HANG_S, "/readyz does not say 200")
 
-    def requests(self, port: int = PORT) -> Client:
-        """A client that asks again and again through the VIP."""
-        return self._client("request", port)
+    def requests(
+        self, port: int = PORT, *, by: Host | None = None, vip: Address | None = None
+    ) -> Client:
+        """Asks again and again through the VIP, on the client's host or `by` another one."""
+        return self._client("request", port, by, vip)
 
-    def watch(self, port: int = PORT) -> Client:
-        """A client with a silent watch through the VIP."""
-        return self._client("follow", port)
+    def watch(
+        self, port: int = PORT, *, by: Host | None = None, vip: Address | None = None
+    ) -> Client:
+        """Has a silent watch through the VIP."""
+        return self._client("follow", port, by, vip)
 
-    def _client(self, role: str, port: int) -> Client:
-        address = str(self.lab.vip_address)
-        process = self.lab.client.popen(
+    def _client(self, role: str, port: int, host: Host | None, vip: Address | None) -> Client:
+        address = str(vip or self.lab.vip_address)
+        process = (host or self.lab.client).popen(
             (*PYTHON, role, address, str(port), str(self.certificates)), name=role
         )
         return Client(process)
@@ -172,7 +176,8 @@ def now() -> float:
 
 
 def _listens(host: Host, address: str, port: int) -> bool:
-    return bool(host.run(("ss", "-Htln", f"src {address}:{port}")).stdout)
+    place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return bool(host.run(("ss", "-Htln", f"src {place}")).stdout)
 
 
 def link_certificates(certificates: Any, directory: Path) -> Path:

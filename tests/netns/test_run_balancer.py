@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
+import sys
 from collections.abc import Callable
-from pathlib import Path
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -28,7 +28,8 @@ from balanced import (
 )
 from cluster import HANG_S, holder, metric, reasons
 
-from havip.netlab import Lab
+from havip.netlab import Host, Lab
+from havip.netlab.host import plain_address
 from havip.netlab.namespace import inside
 
 
@@ -265,31 +266,99 @@ def test_the_port_of_the_api_server_at_the_vip_alone(make: Callable[..., Balance
     assert healthy(host) == {host.name}
 
 
-def test_the_redirect_of_the_documentation(make: Callable[..., Balanced]) -> None:
-    """Clients of VIP:6443 get to the balancer, though an API server listens on all addresses."""
+def test_another_port_of_the_vip_leads_to_the_balancer(make: Callable[..., Balanced]) -> None:
+    """`loadBalancerRedirectPort`: though an API server has that port on all addresses."""
     it = make(hosts=2)
     lab = it.lab
     first, second = lab.hosts
-    document = (Path(__file__).parents[2] / "docs" / "load-balancer.md").read_text()
-    for host in lab.hosts:
-        for command in re.findall(r"^nft .*$", document, re.MULTILINE):
-            host.run(("sh", "-c", command.replace("192.168.1.100", str(lab.vip_address))))
-    it.serve(first, "0.0.0.0")
+    it.serve(first, "::")
     it.serve(second)
-    listed = {"load_balancer_backends": f"h2 {second.ipv4}:{API_PORT}"}
+    given = {
+        "vip_address_cidr": f"{lab.vip},{lab.vip6}",
+        "load_balancer_backends": f"h2 {second.ipv4}:{API_PORT}",
+        "load_balancer_redirect_port": API_PORT,
+    }
     for host in lab.hosts:
-        it.balance(host, **listed)
-    daemon = it.hold(first, **listed)
-    daemon.wait_for(first.is_ready, HANG_S, "is not ready")
-    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
-    client, watch = it.requests(API_PORT), it.watch(API_PORT)
-    client.wait_for(10, 0.0)
-    assert {line["server"] for line in client.lines()} == {"h2"}
-    watch.wait_for_watch(1)
-    it.hold(second, **listed).wait_for(second.is_ready, HANG_S, "is not ready")
+        host.run(("nft", "add", "table", "ip", "other"))
+        it.balance(host, **given)
+    for host in lab.hosts:
+        it.hold(host, **given).wait_for(host.is_ready, HANG_S, "is not ready")
+        lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    lab.watch.wait_for_holder(lab.vip6_address, first.name, timeout_s=HANG_S)
+    assert balancer(first)["redirect_port"] == API_PORT
+
+    # A firewall that is set anew takes everything else away.
+    first.run(("nft", "flush", "ruleset"))
+    assert _tables(first) == ["inet havip-eth0-10"]
+    for vip in (lab.vip_address, lab.vip6_address):
+        for host in (lab.client, first, second):
+            client = it.requests(API_PORT, by=host, vip=vip)
+            client.wait_for(3, 0.0)
+            client.process.kill()
+            assert {line["server"] for line in client.lines()} == {"h2"}, (host, vip)
+    apart = it.requests(API_PORT, vip=ip_address(first.ipv4))
+    apart.wait_for(3, 0.0, servers={"h1"})
+    apart.process.kill()
+
     # Where the VIP leaves, what came by the redirect ends too.
-    daemon.stop()
-    watch.wait_for_watch(2)
+    watches = [it.watch(API_PORT, by=host) for host in (lab.client, first)]
+    for watch in watches:
+        watch.wait_for_watch(1)
+    it.daemons[first.name].stop()
+    assert _tables(first) == []
+    for watch in watches:
+        assert watch.wait_for_watch(2) == "h2"
+    it.daemons[second.name].kill()
+    assert _tables(second) == ["ip other"]
+
+
+def test_a_reload_leads_there_from_the_new_vips(make: Callable[..., Balanced]) -> None:
+    it = make(hosts=1)
+    lab = it.lab
+    (host,) = lab.hosts
+    it.serve(host)
+    settings = it.settings(host, load_balancer_redirect_port=API_PORT)
+    del settings["vip_address_cidr"]
+    file = lab.directory / "havip.yaml"
+    file.write_text(f"vipAddressCidr: {lab.vip}\n")
+    it.balance(host)
+    daemon = host.havip(args=(f"--config={file}",), **settings)
+    lab.watch.wait_for_holder(lab.vip_address, host.name, timeout_s=HANG_S)
+    file.write_text(f"vipAddressCidr: {lab.other_vip}\nvirtualRouterId: 11\n")
+    other = plain_address(lab.other_vip)
+    lab.watch.wait_for_holder(other, host.name, timeout_s=HANG_S)
+    it.requests(API_PORT, vip=other).wait_for(3, 0.0, servers={host.name})
+    assert _tables(host) == ["inet havip-eth0-11"]
+    assert str(lab.vip_address) not in host.run(("nft", "list", "ruleset")).stdout
+    assert "configuration reloaded" in daemon.log_text()
+
+
+def test_a_redirect_that_the_kernel_refuses(make: Callable[..., Balanced]) -> None:
+    """The start ends, and says why, before anything is changed."""
+    it = make(hosts=1)
+    (host,) = it.lab.hosts
+    given = it.settings(host, load_balancer_redirect_port=API_PORT)
+    env = [f"HAVIP_{name.upper()}={value}" for name, value in given.items()]
+    command = ("env", *env, sys.executable, "-m", "havip", "run")
+    host.run(("nft", "add", "table", "inet", "havip-eth0-10"))
+    refused = host.run(command, check=False)
+    assert refused.returncode == 2
+    assert "somebody else has made an nftables table havip-eth0-10" in refused.stderr
+    assert "run: nft delete table inet havip-eth0-10" in refused.stderr
+    host.run(("nft", "delete", "table", "inet", "havip-eth0-10"))
+
+    # Root of another user namespace has every capability, and no right in this network.
+    refused = host.run(("unshare", "--user", "--map-root-user", *command), check=False)
+    assert refused.returncode == 2
+    assert "loadBalancerRedirectPort 6443: the kernel refuses the nftables table" in refused.stderr
+    assert "Linux 5.12 or later" in refused.stderr
+    assert it.lab.watch.holders(it.lab.vip_address) == ()
+    assert _tables(host) == []
+
+
+def _tables(host: Host) -> list[str]:
+    tables = host.run(("nft", "list", "tables")).stdout
+    return [line.removeprefix("table ") for line in tables.splitlines()]
 
 
 def test_a_list_in_the_file_changes_what_runs(make: Callable[..., Balanced]) -> None:

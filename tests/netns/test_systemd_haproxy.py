@@ -23,6 +23,7 @@ def test_both_units_start_hold_and_stop_together(
     flags = (
         *(f"--vip-address-cidr={lab.vip}", "--load-balancer", f"--program={PROGRAM}"),
         f"--load-balancer-backends=h1 {host.ipv4}:{API_PORT}",
+        f"--load-balancer-redirect-port={API_PORT}",
         *("--load-balancer-check-interval=0.5", "--load-balancer-ca-file=/etc/havip/ca.crt"),
     )
     ours, haproxys = (
@@ -45,6 +46,7 @@ def test_both_units_start_hold_and_stop_together(
         assert healthy(host) == {"h1"}
         client = it.requests(PORT)
         client.wait_for(10, 0.0, servers={"h1"})
+        it.requests(API_PORT).wait_for(1, 0.0, servers={"h1"})
         process = balancer(host)["process"]
 
         # HAProxy dies: the VIP leaves, it is started again, and the VIP comes back.

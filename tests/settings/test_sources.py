@@ -122,8 +122,9 @@ def test_every_file_is_noted_before_it_is_read(tmp_path: Path) -> None:
         "HAVIP_METRICS_SERVICE_PORT_HTTP_METRICS",
         "HAVIP_METRICS_PORT",
         "HAVIP_METRICS_PORT_53_UDP_ADDR",
-        # One called havip-load-balancer, and a setting of that name.
+        # Of those called havip-load-balancer and so on, settings have the names.
         "HAVIP_LOAD_BALANCER_PORT",
+        "HAVIP_LOAD_BALANCER_REDIRECT_PORT",
     ],
 )
 def test_what_kubernetes_injects_is_ignored(name: str, load_from: Load) -> None:
@@ -135,9 +136,10 @@ def test_no_setting_hides_behind_an_injected_name(load_from: Load) -> None:
     from havip.settings.sources import _INJECTED
 
     names = [variable_of(attribute) or "" for attribute in Settings.model_fields]
-    assert [name for name in names if _INJECTED.fullmatch(name)] == ["HAVIP_LOAD_BALANCER_PORT"]
-    loaded = load_from(VIP, environ={"HAVIP_LOAD_BALANCER_PORT": "7443"})
-    assert loaded.settings.load_balancer_port == 7443
+    hiding = {"HAVIP_LOAD_BALANCER_PORT": "7443", "HAVIP_LOAD_BALANCER_REDIRECT_PORT": "7444"}
+    assert [name for name in names if _INJECTED.fullmatch(name)] == [*hiding]
+    settings = load_from(VIP, "--load-balancer", environ=hiding).settings
+    assert (settings.load_balancer_port, settings.load_balancer_redirect_port) == (7443, 7444)
     assert all(name.startswith(ENVIRONMENT_PREFIX) or not name for name in names)
 
 

@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from havip.act.journal import Journal
     from havip.act.lock import LockHeldError
-    from havip.commands.here import lacking_capabilities, refused_port
-    from havip.daemon import Daemon, ListenError
+    from havip.commands.here import lacking_capabilities, refused_port, refused_redirect
+    from havip.daemon import Daemon, ListenError, RedirectError
     from havip.sense.files import FileWatch
     from havip.sense.host import read_host
     from havip.sense.names import Loop
@@ -116,6 +116,10 @@ def run(arguments: argparse.Namespace) -> int:
         status = 2
     except ListenError as error:
         problem = refused_port(error.field, error.listen, str(error))
+        print(f"havip: {problem}", file=sys.stderr)
+        status = 2
+    except RedirectError as error:
+        problem = refused_redirect(error.port, error.table, error.errno)
         print(f"havip: {problem}", file=sys.stderr)
         status = 2
     except Exception:

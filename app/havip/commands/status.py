@@ -234,7 +234,9 @@ def _balancer(balancer: Mapping[str, Any]) -> Iterator[str]:
     is_full = ", full" if balancer.get("full") else ""
     sessions = f"{balancer.get('sessions')}{limit} connections{is_full}"
     is_fit = balancer.get("problem") or "fit"
-    yield table([(f"balancer :{balancer.get('port')}", haproxy, sessions, is_fit)])
+    redirect = balancer.get("redirect_port")
+    ports = f":{balancer.get('port')}" + (f", :{redirect} leads there" if redirect else "")
+    yield table([(f"balancer {ports}", haproxy, sessions, is_fit)])
     yield table(
         [
             ("BACKEND", "AT", "HEALTH", "STATUS", "CHECK", "CONNECTIONS"),

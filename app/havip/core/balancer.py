@@ -213,6 +213,7 @@ class Balancer:
             uptime_s=answer.uptime_s if answer else 0,
             problem=self._problem,
             port=self._config.port,
+            redirect_port=self._config.redirect_port,
             sessions=answer.sessions if answer else 0,
             sessions_limit=answer.sessions_limit if answer else 0,
             full=answer is not None and self._is_full,
@@ -245,8 +246,7 @@ class Balancer:
 
     def _others(self, backends: Collection[Backend]) -> list[Backend]:
         """All but the balancer itself: connections would go in circles."""
-        config = self._config
-        circles = [b for b in backends if b.address in config.own and b.port == config.port]
+        circles = [each for each in backends if self._config.is_itself(each)]
         self._itself = min(circles, default=None)
         return [b for b in backends if b not in circles]
 
@@ -290,6 +290,11 @@ class Balancer:
         return f"none of {len(self._wanted)} backends is healthy ({told or 'none is added yet'})"
 
     def _explain_clash(self, backend: Backend) -> str:
+        if backend.port != self._config.port:
+            return (
+                f"backend {backend} is where loadBalancerRedirectPort leads to HAProxy itself: "
+                "have the API server advertise its node's own address (--advertise-address)"
+            )
         return (
             f"backend {backend.name} is at port {self._config.port} of this node, where "
             f"HAProxy itself would listen: {CHOICES}"

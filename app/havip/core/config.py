@@ -263,6 +263,9 @@ class BalancerConfig:
     """Where it listens: every address of a family, or the VIPs."""
     own: frozenset[IPv4Address | IPv6Address] = frozenset()
     """Addresses at which this port is the balancer itself, and so no backend."""
+    vips: frozenset[IPv4Address | IPv6Address] = frozenset()
+    redirect_port: int | None = None
+    """Another port of the VIPs that leads to the balancer; None: no other does."""
     backends: tuple[Backend, ...] | None = None
     """None: those that the Kubernetes API lists."""
     balance: Balance = Balance.LEASTCONN
@@ -287,6 +290,13 @@ class BalancerConfig:
     """What the CA certificates are called there."""
     kept_file: str = "/var/lib/havip/backends.json"
     """Where the last list is kept, for a start without the API."""
+
+    def is_itself(self, backend: Backend) -> bool:
+        """Whether connections to that backend would be the balancer's own again."""
+        address, port = backend.address, backend.port
+        return (port == self.port and address in self.own) or (
+            port == self.redirect_port and address in self.vips
+        )
 
     @property
     def configuration_file(self) -> str:

@@ -85,6 +85,8 @@ class BalancerView:
     backends_known_by: str
     """`configuration`, `api`, `kept`, or empty while nobody has named any."""
     backends: tuple[BackendView, ...]
+    redirect_port: int | None = None
+    """Another port of the VIPs that leads to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

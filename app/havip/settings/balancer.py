@@ -52,6 +52,8 @@ def balancer_of(loaded: Loaded, host: Host) -> BalancerConfig | None:
             else vips
         ),
         own=frozenset([*vips, *own]) if binds_all else frozenset(vips),
+        vips=frozenset(vips),
+        redirect_port=settings.load_balancer_redirect_port,
         backends=None if isinstance(listed, str) else listed,
         balance=settings.load_balancer_balance,
         check_interval_s=interval_s,
@@ -70,12 +72,14 @@ def balancer_of(loaded: Loaded, host: Host) -> BalancerConfig | None:
         kept_file=str(PurePath(settings.state_directory, "backends.json")),
     )
     for backend in balancer.backends or ():
-        if backend.address in balancer.own and backend.port == balancer.port:
+        if balancer.is_itself(backend):
             raise ConfigError(
                 field="loadBalancerBackends",
                 value=f"{backend.name} {backend.endpoint}",
                 problem=f"is where the balancer itself listens (loadBalancerPort {balancer.port}, "
-                f"loadBalancerBind {settings.load_balancer_bind})",
+                f"loadBalancerBind {settings.load_balancer_bind})"
+                if backend.port == balancer.port
+                else f"leads to the balancer itself (loadBalancerRedirectPort {backend.port})",
                 remedy="list the API servers' own addresses"
                 if backend.address in vips
                 else CHOICES,

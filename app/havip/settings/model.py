@@ -457,6 +457,12 @@ class AllSettings(RouterSettings):
     load_balancer_port: Port = _setting(
         8443, "Port of the balancer. Next to an API server on 6443, another one than that."
     )
+    load_balancer_redirect_port: Port | None = _setting(
+        None,
+        "Another port of the VIPs that leads to the balancer, such as 6443 where an API server has "
+        "it on all addresses; for clients of the network and on the nodes. Linux 5.12 or later.",
+        shown="none",
+    )
     load_balancer_bind: Literal["all", "vip"] = _setting(
         "all",
         "Where the balancer listens: on `all` addresses of the VIPs' families, or on each `vip` "

@@ -208,8 +208,23 @@ def of_process(settings: Settings) -> Iterator[Problem]:
 
 
 def _load_balancer(settings: Settings) -> Iterator[Problem]:
+    redirect = settings.load_balancer_redirect_port
+    if redirect is not None and not settings.load_balancer:
+        yield Problem(
+            field="loadBalancerRedirectPort",
+            value=redirect,
+            problem="leads to the load balancer, and there is none",
+            remedy="set loadBalancer: true, or leave it out",
+        )
     if not settings.load_balancer:
         return
+    if redirect == settings.load_balancer_port:
+        yield Problem(
+            field="loadBalancerRedirectPort",
+            value=redirect,
+            problem="is the balancer's own port (loadBalancerPort)",
+            remedy="leave it out",
+        )
     for name, listen in (("listen", settings.listen), ("metricsListen", settings.metrics_listen)):
         if listen is not None and listen.port == settings.load_balancer_port:
             yield Problem(

@@ -39,7 +39,7 @@ _SAME_ON_ALL_NODES = frozenset(
         *(name for name in RouterSettings.model_fields if name.startswith("auth_")),
         *(name for name in Settings.model_fields if name.startswith("lease_")),
         *("virtual_routers", "node_overrides", "all_unhealthy", "election"),
-        *("load_balancer", "load_balancer_port"),
+        *("load_balancer", "load_balancer_port", "load_balancer_redirect_port"),
     }
 )
 SECRETS = frozenset({"authPassword", "authHmacKeys", "kubeToken"})
@@ -156,7 +156,7 @@ def from_environment(environ: Mapping[str, str]) -> Found:
             continue
         attribute = known.get(variable)
         if attribute is not None and _INJECTED.fullmatch(variable) and _A_SERVICE.match(text):
-            continue  # of a Service called havip-load-balancer
+            continue  # of a Service called havip-load-balancer, or havip-load-balancer-redirect
         if attribute is None:
             if not _INJECTED.fullmatch(variable):
                 found.problems.append(
