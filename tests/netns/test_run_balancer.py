@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -300,6 +301,17 @@ def test_another_port_of_the_vip_leads_to_the_balancer(make: Callable[..., Balan
     apart.wait_for(3, 0.0, servers={"h1"})
     apart.process.kill()
 
+    # A backup's daemon that ends takes its table along, and cuts off nobody there.
+    place = (str(lab.vip_address), API_PORT)
+    connection = inside(second.namespace, lambda: socket.create_connection(place, HANG_S))
+    it.daemons[second.name].kill()
+    assert _tables(second) == ["ip other"]
+    context = ssl.create_default_context(cafile=str(it.certificates / "ca.pem"))
+    context.check_hostname = False
+    with context.wrap_socket(connection) as secured:
+        assert secured.version()
+    it.hold(second, **given).wait_for(second.is_ready, HANG_S, "is not ready")
+
     # Where the VIP leaves, what came by the redirect ends too.
     watches = [it.watch(API_PORT, by=host) for host in (lab.client, first)]
     for watch in watches:
@@ -308,8 +320,6 @@ def test_another_port_of_the_vip_leads_to_the_balancer(make: Callable[..., Balan
     assert _tables(first) == []
     for watch in watches:
         assert watch.wait_for_watch(2) == "h2"
-    it.daemons[second.name].kill()
-    assert _tables(second) == ["ip other"]
 
 
 def test_a_reload_leads_there_from_the_new_vips(make: Callable[..., Balanced]) -> None:
