@@ -1,23 +1,18 @@
-"""What stands in for API servers and their clients in labs, as plain scripts on their hosts.
+"""What stands in for an API server in labs, as a plain script on its host.
 
-    python api_stand_in.py serve NAME ADDRESS PORT DIRECTORY
-    python api_stand_in.py request ADDRESS PORT DIRECTORY
-    python api_stand_in.py follow ADDRESS PORT DIRECTORY
+    python api_stand_in.py NAME ADDRESS PORT DIRECTORY
 
-The directory has certificates and, for `serve`, perhaps `backends.json`: the addresses that the
-EndpointSlice `kubernetes` lists. Clients write a line of JSON for each thing that they see, with
-the instant on the monotonic clock.
+The directory has certificates and perhaps `backends.json`: the addresses that the EndpointSlice
+`kubernetes` lists. The header `Server` of an answer is NAME; api_clients.py has who asks.
 """
 
 import contextlib
-import http.client
 import http.server
 import json
 import select
 import socket
 import ssl
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -46,7 +41,6 @@ def serve(name: str, address: str, port: int, directory: Path) -> None:
                 self.slices(is_watch="watch=1" in query)
             elif path == "/watch":
                 self.begin()
-                self.piece({"server": name})
                 # Silent until the client has gone.
                 select.select([self.connection], [], [])
                 tell(watch="ended")
@@ -54,7 +48,7 @@ def serve(name: str, address: str, port: int, directory: Path) -> None:
             else:
                 subject = (self.connection.getpeercert() or {}).get("subject", ())
                 names = [value for part in subject for key, value in part if key == "commonName"]
-                self.answer(200, json.dumps({"server": name, "user": names}).encode())
+                self.answer(200, json.dumps({"user": names}).encode())
 
         def slices(self, *, is_watch: bool) -> None:
             told = self.slice()
@@ -92,6 +86,9 @@ def serve(name: str, address: str, port: int, directory: Path) -> None:
             line = json.dumps(value).encode() + b"\n"
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
 
+        def version_string(self) -> str:
+            return name
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -120,62 +117,14 @@ def serve(name: str, address: str, port: int, directory: Path) -> None:
     Server((address, port), Handler).serve_forever()
 
 
-def _open(address: str, port: int, directory: Path) -> http.client.HTTPSConnection:
-    context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
-    context.check_hostname = False
-    context.load_cert_chain(directory / "client.pem", directory / "server.key")
-    return http.client.HTTPSConnection(address, port, timeout=10, context=context)
-
-
 def tell(**fields: object) -> None:
     sys.stdout.write(json.dumps({"at": time.monotonic(), **fields}) + "\n")
     sys.stdout.flush()
 
 
-def request(address: str, port: int, directory: Path) -> None:
-    """A new connection and a request each 20 ms, several at once, and how each ended."""
-
-    def ask() -> None:
-        began_at = time.monotonic()
-        try:
-            connection = _open(address, port, directory)
-            connection.request("GET", "/who")
-            answer = json.loads(connection.getresponse().read())
-            connection.close()
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            tell(began_at=began_at, error=repr(error))
-        else:
-            tell(began_at=began_at, **answer)
-
-    while True:
-        threading.Thread(target=ask, daemon=True).start()
-        time.sleep(0.02)
-
-
-def follow(address: str, port: int, directory: Path) -> None:
-    """A silent watch, begun anew whenever it ends."""
-    while True:
-        try:
-            connection = _open(address, port, directory)
-            connection.request("GET", "/watch")
-            response = connection.getresponse()
-            tell(began=json.loads(response.readline())["server"])
-            connection.sock.settimeout(None)
-            end = response.read()
-            tell(ended="orderly" if not end else "with more")
-        except (OSError, http.client.HTTPException) as error:
-            tell(ended=type(error).__name__)
-            time.sleep(POLL_S)
-
-
 def main() -> None:
-    role, *rest = sys.argv[1:]
-    if role == "serve":
-        name, address, port, directory = rest
-        serve(name, address, int(port), Path(directory))
-    else:
-        address, port, directory = rest
-        {"request": request, "follow": follow}[role](address, int(port), Path(directory))
+    name, address, port, directory = sys.argv[1:]
+    serve(name, address, int(port), Path(directory))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import api_clients
 import api_stand_in
 from cluster import HANG_S, Address
 
@@ -17,15 +20,65 @@ from havip.netlab import Host, Lab, Process
 
 API_PORT = 6443
 PORT = 8443
-PYTHON = (sys.executable, "-I", "-S", api_stand_in.__file__)
+_PYTHON = (sys.executable, "-I", "-S")
 
 
 @dataclass
-class Balanced:
-    """One lab, in which `backends` are the API servers that every host knows."""
+class Callers:
+    """Clients of a lab, and the directory with their certificate, key and CA."""
 
     lab: Lab
     certificates: Path
+
+    def requests(
+        self,
+        port: int = PORT,
+        path: str = "/who",
+        *,
+        by: Host | None = None,
+        vip: Address | None = None,
+    ) -> Client:
+        """Asks again and again through the VIP, on the client's host or `by` another one."""
+        return self._client("request", port, path, by=by, address=vip)
+
+    def watch(
+        self, port: int = PORT, path: str = "/watch", count: int = 1, *, by: Host | None = None
+    ) -> Client:
+        """Has watches through the VIP, on the client's host or `by` another one."""
+        return self._client("follow", port, path, str(count), by=by, watches=count)
+
+    def changes(self, host: Host, path: str) -> Client:
+        """A client that changes an object all the time, by one API server itself."""
+        return self._client("change", API_PORT, path, address=host.ipv4)
+
+    def repeated(self, command: Sequence[str], **env: str) -> Client:
+        """A program that is started again whenever it ends."""
+        args = (*_PYTHON, api_clients.__file__, "repeat", *command)
+        return Client(self.lab.client.popen(args, name="repeat", env=env))
+
+    def _client(
+        self,
+        role: str,
+        port: int,
+        *more: str,
+        by: Host | None = None,
+        address: Address | str | None = None,
+        watches: int = 1,
+    ) -> Client:
+        args = (role, str(address or self.lab.vip_address), str(port), str(self.certificates))
+        command = (*_PYTHON, api_clients.__file__, *args, *more)
+        process = (by or self.lab.client).popen(command, name=role)
+        return Client(process, watches=watches)
+
+
+@dataclass
+class Balanced(Callers):
+    """One lab, whose hosts' API servers are the backends that every host knows."""
+
+    common: dict[str, object] = field(
+        default_factory=lambda: {"load_balancer_check_interval": 0.5, "load_balancer_slow_start": 0}
+    )
+    """Settings of every host."""
     api_servers: dict[str, Process] = field(default_factory=dict)
     haproxies: dict[str, Process] = field(default_factory=dict)
     daemons: dict[str, Process] = field(default_factory=dict)
@@ -41,9 +94,8 @@ class Balanced:
             "load_balancer_backends": listed,
             "load_balancer_directory": self.directory(host),
             "load_balancer_ca_file": self.certificates / "ca.pem",
-            "load_balancer_check_interval": 0.5,
-            "load_balancer_slow_start": 0,
             "state_directory": self.lab.directory / f"{host.name}-state",
+            **self.common,
             **more,
         }
 
@@ -51,7 +103,10 @@ class Balanced:
         """Start the API server's stand-in, on the host's own address unless it is said where."""
         address = address or host.ipv4
         process = host.popen(
-            (*PYTHON, "serve", host.name, address, str(API_PORT), str(self.certificates)),
+            (
+                *(*_PYTHON, api_stand_in.__file__),
+                *(host.name, address, str(API_PORT), str(self.certificates)),
+            ),
             name="api",
         )
         process.wait_for(lambda: _listens(host, address, API_PORT), HANG_S, "does not listen")
@@ -93,33 +148,23 @@ class Balanced:
         for host in chosen:
             self.daemons[host.name].wait_for(host.is_ready, HANG_S, "/readyz does not say 200")
 
-    def requests(
-        self, port: int = PORT, *, by: Host | None = None, vip: Address | None = None
-    ) -> Client:
-        """Asks again and again through the VIP, on the client's host or `by` another one."""
-        return self._client("request", port, by, vip)
-
-    def watch(
-        self, port: int = PORT, *, by: Host | None = None, vip: Address | None = None
-    ) -> Client:
-        """Has a silent watch through the VIP."""
-        return self._client("follow", port, by, vip)
-
-    def _client(self, role: str, port: int, host: Host | None, vip: Address | None) -> Client:
-        address = str(vip or self.lab.vip_address)
-        process = (host or self.lab.client).popen(
-            (*PYTHON, role, address, str(port), str(self.certificates)), name=role
-        )
-        return Client(process)
-
 
 @dataclass
 class Client:
     process: Process
+    watches: int = 1
+    """How many it has at a time."""
+    _lines: list[dict[str, Any]] = field(default_factory=list)
+    _read: int = 0
 
     def lines(self) -> list[dict[str, Any]]:
-        whole, _, _ = self.process.log_text().rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        """What it has told so far."""
+        with self.process.log.open("rb") as log:
+            log.seek(self._read)
+            whole, end, _ = log.read().rpartition(b"\n")
+        self._read += len(whole + end)
+        self._lines += [json.loads(line) for line in whole.splitlines()]
+        return self._lines
 
     def since(self, at: float) -> list[dict[str, Any]]:
         """Requests that began since then."""
@@ -129,7 +174,7 @@ class Client:
         """Until that many requests that began since then were answered, and by all of these."""
 
         def is_enough() -> bool:
-            answered = [line["server"] for line in self.since(since_at) if "server" in line]
+            answered = [line["server"] for line in self.since(since_at) if "error" not in line]
             return len(answered) >= count and (servers or set()) <= set(answered)
 
         self.process.wait_for(is_enough, HANG_S, f"{count} answers, also from {servers}")
@@ -137,8 +182,35 @@ class Client:
     def failures(self, since_at: float = 0.0) -> list[dict[str, Any]]:
         return [line for line in self.since(since_at) if "error" in line]
 
+    def longest_gap_s(self, since_at: float) -> float:
+        """The longest time without an answer, of which the end was since then."""
+        at = sorted(line["at"] for line in self.lines() if "error" not in line)
+        return max(after - before for before, after in pairwise(at) if after > since_at)
+
+    def wait_for_events(self, since_at: float, timeout_s: float = HANG_S) -> None:
+        """Until each of the watches has told of something since then."""
+
+        def is_heard() -> bool:
+            last = {line["watch"]: line["at"] for line in self.lines() if "event" in line}
+            return len(last) == self.watches and min(last.values()) > since_at
+
+        self.process.wait_for(is_heard, timeout_s, f"{self.watches} watches with an event")
+
+    def longest_silence_s(self, since_at: float, until_at: float) -> float:
+        """Of the watch that was silent longest: a silence that ended, or went on, between these."""
+        heard: dict[int, list[float]] = {}
+        for line in self.lines():
+            if "event" in line:
+                heard.setdefault(line["watch"], []).append(line["at"])
+        return max(
+            after - before
+            for each in heard.values()
+            for before, after in pairwise([*each, until_at])
+            if since_at < after <= until_at
+        )
+
     def wait_for_watch(self, count: int) -> str:
-        """The server of the watch, once that many were begun."""
+        """The server of the last watch, once that many were begun."""
         self.process.wait_for(lambda: len(self._begun()) >= count, HANG_S, f"{count} watches")
         return self._begun()[-1]
 
