@@ -355,6 +355,15 @@ def test_the_next_lab_sweeps_up_after_one_that_was_killed(monkeypatch: pytest.Mo
     assert left_by(process.pid, directory, sleeper) == []
 
 
+def test_what_a_process_writes_to_its_end_goes_too() -> None:
+    with Lab(hosts=1, clients=0, capture=False) as lab:
+        script = "n=0; while :; do n=$((n + 1)); : >$n; done"
+        writer = lab["h1"].popen(("sh", "-c", script), name="writer")
+        # So many that it writes while they are removed, if it is let.
+        writer.wait_for((lab.directory / "5000").exists, HANG_S, "does not write")
+    assert not lab.directory.exists()
+
+
 def test_a_lab_of_a_living_process_is_not_swept(lab: Lab) -> None:
     assert not [name for name in sweep() if name.startswith(f"havip-{os.getpid()}-")]
     assert lab["h1"].addresses()

@@ -114,6 +114,10 @@ class Lab:
         namespace.check_host()
         namespace.sweep()
         self._stack.enter_context(_signals_raise())
+        # It goes last: a process that still runs could write into it while it is removed.
+        self.directory = Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{self.prefix}-"))
+        )
         self._stack.callback(self._remove)
         try:
             self._build()
@@ -197,9 +201,6 @@ class Lab:
         }
 
     def _build(self) -> None:
-        self.directory = Path(
-            self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{self.prefix}-"))
-        )
         members = (*self.hosts, *self.clients)
         namespace.batch(
             "".join(f"netns add {n}\n" for n in (self.switch, *(m.namespace for m in members)))
