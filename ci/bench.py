@@ -6,10 +6,13 @@
     ci/bench.py loss --loss-minutes 60  no false claim in an hour with 5 % loss under load
     ci/bench.py leak --leak-minutes 60  memory and descriptors over an hour of moves
     ci/bench.py lease --runs 10         election by a Lease beside VRRP (after `make tools`)
+    ci/bench.py balancer --runs 10      HAProxy beside havip and beside keepalived (the same)
+    ci/bench.py idle                    a watch that says nothing for 10.5 minutes (the same)
 
 Needs root. All of it happens in network namespaces. Both daemons run at the same adverts
 (VRRPv3, announced each 100 ms), at equal priorities, under the same client; havip otherwise at
-its defaults, keepalived at its own. Prints a table; `--json FILE` writes every single run.
+its defaults, keepalived at its own; but `balancer` and `idle` compare with the guide of kubeadm, as
+ci/bench_balancer.py says. Prints a table; `--json FILE` writes every single run.
 """
 
 from __future__ import annotations
@@ -18,14 +21,15 @@ import argparse
 import contextlib
 import json
 import random
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from figures import Figure, progress, show
 
 from havip.netlab import Forgetting, Frame, Host, Lab, Prober, Process, keepalived_config
 
@@ -33,27 +37,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ADVERT_INTERVAL_S = 0.1
 PORT_URL = "http://127.0.0.1:8080/"
 HEAL_LIMIT_S = 60.0
-
-
-@dataclass
-class Figure:
-    """One measured quantity of one daemon."""
-
-    bench: str
-    what: str
-    daemon: str
-    unit: str
-    values: list[float]
-    target: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    @property
-    def worst(self) -> float:
-        return max(self.values)
 
 
 class Havip:
@@ -170,10 +153,6 @@ def others(lab: Lab, host: Host) -> list[str]:
 def any_moment(daemon: Daemon) -> None:
     """Misfortune does not wait for an advert, or a renewal."""
     time.sleep(random.uniform(0, daemon.period_s))
-
-
-def progress(text: str) -> None:
-    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def crash(daemon: Daemon, runs: int) -> list[Figure]:
@@ -530,37 +509,8 @@ def leak(_daemon: Daemon, minutes: float) -> list[Figure]:
     )
 
 
-def show(figures: list[Figure]) -> str:
-    rows = [("bench", "what", "daemon", "median", "worst", "n", "keepalived/havip", "target")]
-    by = {(f.bench, f.what, f.daemon): f for f in figures}
-    for figure in figures:
-        ratio = ""
-        rival = by.get((figure.bench, figure.what, "keepalived"))
-        if figure.daemon == "havip" and rival and figure.median > 0:
-            ratio = f"{rival.median / figure.median:.2g}"
-        rows.append(
-            (
-                figure.bench,
-                figure.what,
-                figure.daemon,
-                f"{figure.median:.4g} {figure.unit}".strip(),
-                f"{figure.worst:.4g} {figure.unit}".strip(),
-                str(len(figure.values)),
-                ratio,
-                figure.target if figure.daemon == "havip" else "",
-            )
-        )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines += [f"{figure.what}: {note}" for figure in figures for note in figure.notes]
-    return "\n".join(lines)
-
-
 def main() -> int:
-    more = ("lease", "loss", "leak")
+    more = ("lease", "loss", "leak", "balancer", "idle")
     short = ("crash", "planned", "heal", "equal", "service", "start", "size")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -569,7 +519,7 @@ def main() -> int:
         "bench", nargs="*", metavar="BENCH", help=f"{', '.join(short)}, {', '.join(more)}"
     )
     parser.add_argument(
-        "--runs", type=int, help="of each (default: 20; equal: 50; start, lease: 10)"
+        "--runs", type=int, help="of each (default: 20; equal: 50; start, lease, balancer: 10)"
     )
     parser.add_argument(
         "--keepalived-runs", type=int, default=5, help="of keepalived (default: 5; 0: leave it out)"
@@ -577,13 +527,14 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, default=60)
     parser.add_argument("--loss-minutes", type=float, default=60)
     parser.add_argument("--leak-minutes", type=float, default=60)
+    parser.add_argument("--idle-minutes", type=float, default=10.5)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     for bench in arguments.bench:
         if bench not in (*short, *more):
             parser.error(f"no bench {bench!r}; there are {', '.join((*short, *more))}")
 
-    runs: dict[str, int] = {"equal": 50, "start": 10, "lease": 10}
+    runs: dict[str, int] = {"equal": 50, "start": 10, "lease": 10, "balancer": 10}
     rivals = {"crash": crash, "planned": planned, "heal": heal, "equal": equal}
     alone = {"service": service, "start": start, "lease": lease}
     lasting: dict[str, tuple[Callable[[Daemon, float], list[Figure]], float]] = {
@@ -598,6 +549,14 @@ def main() -> int:
             figures += rivals[bench](Havip(), count)
             if arguments.keepalived_runs:
                 figures += rivals[bench](Keepalived(), min(count, arguments.keepalived_runs))
+        elif bench in ("balancer", "idle"):
+            import bench_balancer  # noqa: PLC0415 (only here: it needs `make tools`)
+
+            if bench == "idle":
+                figures += bench_balancer.idle(arguments.idle_minutes)
+            else:
+                rival_runs = min(count, arguments.keepalived_runs)
+                figures += bench_balancer.balancer(count, rival_runs)
         elif bench in alone:
             figures += alone[bench](Havip(), count)
         else:
