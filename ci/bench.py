@@ -29,6 +29,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import bench_balancer
 from figures import Figure, progress, show
 
 from havip.netlab import Forgetting, Frame, Host, Lab, Prober, Process, keepalived_config
@@ -550,8 +551,6 @@ def main() -> int:
             if arguments.keepalived_runs:
                 figures += rivals[bench](Keepalived(), min(count, arguments.keepalived_runs))
         elif bench in ("balancer", "idle"):
-            import bench_balancer  # noqa: PLC0415 (only here: it needs `make tools`)
-
             if bench == "idle":
                 figures += bench_balancer.idle(arguments.idle_minutes)
             else:

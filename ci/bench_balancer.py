@@ -1,14 +1,16 @@
 """HAProxy beside havip, and HAProxy and keepalived as the guide of kubeadm has them.
 
 Three control-plane hosts, each with a real API server, HAProxy and its daemon; etcd is on a host of
-its own, and the clients are on another one. The guide's files are those of its variables, word for
-word, with one line more: HAProxy's socket for statistics, which the bench reads in both. So
-keepalived announces each second, as the guide has it; ci/bench.py `crash` compares the daemons at
-the same pace. havip is at its defaults.
+its own, and the clients are on another one. The guide's files are those of the edition with
+`timeout client 20s` (its latest has 35 s, and a better check), with one line more: HAProxy's socket
+for statistics, which the bench reads in both. So keepalived announces each second, and both backups
+have the same priority; ci/bench.py `crash` compares the daemons at the same pace. havip is at its
+defaults.
 
 Clients have a certificate. One makes a new connection and a request each 20 ms, and gives each up
-after 5 s. Watches are begun anew as soon as their connection ends; one API server that is not
-concerned changes their object each 50 ms.
+after 5 s. Watches are begun anew as soon as their connection ends, which they find out by TCP
+keep-alive after 30 s, as kubectl does, if nobody tells them; an API server that is not concerned
+changes their object each 50 ms.
 """
 
 from __future__ import annotations

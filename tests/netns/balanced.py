@@ -154,8 +154,8 @@ class Client:
     process: Process
     watches: int = 1
     """How many it has at a time."""
-    _lines: list[dict[str, Any]] = field(default_factory=list)
-    _read: int = 0
+    _lines: list[dict[str, Any]] = field(default_factory=list, init=False)
+    _read: int = field(default=0, init=False)
 
     def lines(self) -> list[dict[str, Any]]:
         """What it has told so far."""
