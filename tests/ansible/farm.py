@@ -1,7 +1,7 @@
 """Hosts for Ansible: a network namespace each, and file systems whose changes are their own.
 
 Ansible's connection is local, and the Python that it runs its modules with is a script that enters
-the host's namespaces. So a module sees the host's network and its /etc, /opt, /usr/local and
+the host's namespaces. So a module sees the host's network and its /etc, /opt, /run, /usr/local and
 /var/lib, which lie over the machine's and leave those as they are.
 """
 
@@ -25,9 +25,10 @@ from havip.netlab import Host, Lab, Process
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "ansible"
 BIN = Path(sys.executable).parent
-OWN = ("/etc", "/opt", "/usr/local", "/var/lib")
+OWN = ("/etc", "/opt", "/run", "/usr/local", "/var/lib")
 STATIC_POD = "etc/kubernetes/manifests/havip.yaml"
 LOOK_S = 0.1
+_PUT = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
 _RECAP = re.compile(
     r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE
 )
@@ -67,6 +68,15 @@ class Node:
         """A file of the host, seen from here; only what was changed is there."""
         top = next(each for each in OWN if f"/{path}".startswith(f"{each}/"))
         return self.directory / top[1:].replace("/", "-") / "upper" / path[len(top) :]
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """A program on the host, which sees the host's files."""
+        inside = ("nsenter", "--target", str(self._root.pid), "--mount", "--wd=/")
+        return self.host.run((*inside, *command), check=False)
+
+    def put(self, file: str, text: str) -> None:
+        """Write a file that the host sees."""
+        self.run(sys.executable, "-c", _PUT, file, text)
 
     def look(self) -> None:
         """What a kubelet does: start, replace or stop the pod that is in its directory."""
@@ -170,6 +180,7 @@ class Farm:
                 "ANSIBLE_NOCOLOR": "1",
                 "ANSIBLE_PIPELINING": "1",
                 "ANSIBLE_LOCALHOST_WARNING": "0",
+                "ANSIBLE_LIBRARY": str(Path(__file__).with_name("library")),
             },
             capture_output=True,
             text=True,

@@ -7,15 +7,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from farm import BIN, ROLES, ROOT, STATIC_POD, Farm, Run
+from farm import BIN, ROLES, ROOT, STATIC_POD, Farm, Node, Run
 
-from havip.netlab import PORT
+from havip.netlab import PORT, Process
 
 ROLE = ROLES / "roles" / "havip"
 UNIT = "etc/systemd/system/havip.service"
+HAPROXY_UNIT = "etc/systemd/system/havip-haproxy.service"
+BACKENDS = "etc/havip/havip-backends.yaml"
+API_SERVER = (
+    *(sys.executable, "-I", "-S", str(ROOT / "tests" / "netns" / "api_stand_in.py")),
+    "serve",
+)
 KEYS = "etc/havip/auth/havip-hmac-keys"
 KEY = "5f0c2f6c6a1f3a52d5d3c4e0a9f1b7c86e2f7a90b1c2d3e4f5061728394a5b6c"
 CHECK = {"checkServiceUrl": f"http://127.0.0.1:{PORT}/"}
@@ -228,6 +235,163 @@ def test_a_unit_before_the_first_server_starts(farm: Farm, wheels: Path) -> None
     unit = farm.nodes["h1"].path(UNIT).read_text()
     assert "HAVIP_KUBECONFIG_FILE=/etc/rancher/k3s/k3s.yaml" in unit
     assert "HAVIP_KUBE_API_SERVER=https://127.0.0.1:6443,https://10.77.0.100:6443" in unit
+
+
+# HAProxy beside it -------------------------------------------------------------------------------
+
+LISTED = "h1 10.77.0.11:6443, h2 10.77.0.12:6443"
+
+
+@pytest.fixture
+def api_servers(farm: Farm, certificates: Any) -> dict[str, Process]:
+    """What stands in for one on each host."""
+    found = {}
+    for name, node in farm.nodes.items():
+        host = node.host
+        where = (str(host.ipv4), "6443", str(certificates.folder))
+        found[name] = host.popen((*API_SERVER, name, *where), name="api")
+        found[name].wait_for(
+            lambda host=host: ":6443" in host.run(("ss", "-ltnH")).stdout, HANG_S, "no listener"
+        )
+    return found
+
+
+@pytest.fixture
+def balanced(farm: Farm, wheels: Path, api_servers: dict[str, Process]) -> Farm:
+    """Hosts with systemd and without HAProxy."""
+    (package,) = wheels.glob("havip-*.whl")
+    farm.settings |= {
+        "havip_mode": "systemd",
+        "havip_distribution": "none",
+        "havip_source": str(package),
+        "havip_python": sys.executable,
+        "havip_pip_arguments": ["--no-index", "--find-links", str(wheels)],
+        "havip_haproxy": "/usr/local/sbin/haproxy",
+        "havip_validate_retries": 20,
+        "ansible_package_use": "stand_in_package",
+        "havip_settings": balancing(),
+    }
+    return farm
+
+
+def balancing(**settings: object) -> dict[str, object]:
+    return {
+        "loadBalancer": True,
+        "loadBalancerBackends": LISTED,
+        "loadBalancerCheckInterval": 0.5,
+        **settings,
+    }
+
+
+def backends(node: Node) -> dict[str, bool]:
+    """By their names, whether they are healthy."""
+    return {each["name"]: each["healthy"] for each in node.host.status()["balancer"]["backends"]}
+
+
+def processes(farm: Farm) -> dict[str, int]:
+    """Of HAProxy on each host."""
+    return {name: node.host.status()["balancer"]["process"] for name, node in farm.nodes.items()}
+
+
+def active(node: Node, unit: str) -> bool:
+    return node.run("systemctl", "is-active", unit).stdout.strip() == "active"
+
+
+def test_haproxy_as_a_second_unit(balanced: Farm, api_servers: dict[str, Process]) -> None:
+    farm = balanced
+    assert farm.play("--check").status == 0
+    assert not any(node.path(HAPROXY_UNIT).exists() for node in farm.nodes.values())
+
+    assert all(converged(farm.play()).values())
+    held_by = holder(farm)
+    for node in farm.nodes.values():
+        unit = node.path(HAPROXY_UNIT).read_text()
+        assert "ExecStart=/usr/local/sbin/haproxy -W -db" in unit
+        assert node.path(BACKENDS).stat().st_mode & 0o777 == 0o644
+        assert active(node, "havip-haproxy")
+        # What the package starts serves nobody.
+        assert not active(node, "haproxy")
+        assert node.run("systemctl", "is-enabled", "haproxy").stdout.strip() == "disabled"
+        assert backends(node) == {"h1": True, "h2": True}
+    before = processes(farm)
+
+    assert converged(farm.play()) == NOTHING
+    assert holder(farm) == held_by
+
+    # A change of the list needs no restart: of no unit, and of no HAProxy.
+    fewer = balancing(loadBalancerBackends=["h1 10.77.0.11:6443"])
+    assert converged(farm.play(havip_settings=fewer)) == dict.fromkeys(NOTHING, 1)
+    for name, node in farm.nodes.items():
+        api_servers[name].wait_for(
+            lambda node=node: backends(node) == {"h1": True}, HANG_S, "the list is not followed"
+        )
+    assert processes(farm) == before
+
+    # Of anything else it does, from host to host: both units, and their restart.
+    other = balancing(loadBalancerBackends=["h1 10.77.0.11:6443"], loadBalancerSlowStart=5)
+    assert converged(farm.play(havip_settings=other)) == dict.fromkeys(NOTHING, 3)
+    assert not {*processes(farm).values()} & {*before.values()}
+    holder(farm)
+
+    # Without it again: havip stays.
+    assert all(converged(farm.play(havip_settings=CHECK)).values())
+    for node in farm.nodes.values():
+        assert not node.path(HAPROXY_UNIT).exists()
+        assert not node.path(BACKENDS).exists()
+        assert node.host.status().get("balancer") is None
+        assert node.host.status()["ready"]
+
+
+def test_a_haproxy_that_serves_somebody_is_left_alone(balanced: Farm) -> None:
+    farm = balanced
+    node = farm.nodes["h1"]
+    configuration = (
+        "defaults\n    mode tcp\n    timeout connect 1s\n    timeout client 1s\n"
+        "    timeout server 1s\nlisten others\n    bind :8443\n    server one 10.77.0.11:6443\n"
+    )
+    unit = "[Service]\nExecStart=/usr/sbin/haproxy -db -f /etc/haproxy.cfg\n"
+    node.put("/etc/haproxy.cfg", configuration)
+    node.put("/etc/systemd/system/haproxy.service", unit)
+    node.run("ln", "-s", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy")
+    node.run("systemctl", "enable", "haproxy")
+    node.run("systemctl", "start", "haproxy")
+
+    run = farm.play("--limit", "h1")
+    assert run.status != 0
+    told = "loadBalancerPort 0.0.0.0:8443: something else on this node has that port"
+    assert told in _joined(run.text)
+    assert not node.path(HAPROXY_UNIT).exists()
+    assert not node.path(UNIT).exists()
+    assert active(node, "haproxy")
+
+    beside = balancing(loadBalancerPort=9443)
+    assert converged(farm.play("--limit", "h1", havip_settings=beside))["h1"] > 0
+    assert active(node, "haproxy")
+    assert active(node, "havip-haproxy")
+    assert node.run("systemctl", "is-enabled", "haproxy").stdout.strip() == "enabled"
+
+    converged(farm.play("--limit", "h1", havip_state="absent"))
+    farm.lab.watch.wait_until_gone(farm.lab.vip_address, timeout_s=HANG_S)
+    assert not node.path(HAPROXY_UNIT).exists()
+    assert not node.path(BACKENDS).exists()
+    assert ":9443" not in node.host.run(("ss", "-ltnH")).stdout
+    assert active(node, "haproxy")
+
+
+def test_haproxy_as_a_second_container(farm: Farm) -> None:
+    """Its health takes the place of that of the node's own API server."""
+    run = farm.play("--check", "--diff", havip_distribution="k3s", havip_settings=balancing())
+    assert run.status == 0, run.text
+    assert "image: docker.io/library/haproxy:" in run.text
+    assert "HAVIP_LOAD_BALANCER_CHECK_EXPECTED_STATUS" in run.text
+    assert "HAVIP_KUBECONFIG_FILE" in run.text
+    assert not re.findall(r"HAVIP_CHECK_\w+", run.text)
+
+
+def test_hosts_without_a_kubelet_have_no_static_pods(farm: Farm) -> None:
+    run = farm.play(havip_distribution="none")
+    assert run.status != 0
+    assert "set havip_mode: systemd" in _joined(run.text)
 
 
 def test_every_variable_is_described_with_its_default() -> None:
