@@ -575,6 +575,8 @@ def test_what_could_not_be_shown_is_said() -> None:
 
 
 OWN = "https://127.0.0.1:6443"
+FOLLOWS = ["systemd", "--load-balancer", "--kubeconfig-file=/etc/rancher/k3s/k3s.yaml"]
+"""A unit that follows the backends, where the distribution has a kubeconfig."""
 
 
 @pytest.mark.parametrize(
@@ -602,6 +604,27 @@ OWN = "https://127.0.0.1:6443"
             id="a kubeconfig of one's own",
         ),
         pytest.param(["static-pod", CHECK], None, id="no kubeconfig"),
+        pytest.param(
+            ["static-pod", "--load-balancer"], f"{OWN},https://127.0.0.1:8443", id="balancer"
+        ),
+        pytest.param(
+            ["static-pod", "--load-balancer", "--vip-address-cidr=2001:db8::10/64"],
+            f"{OWN},https://[::1]:8443",
+            id="balancer by IPv6",
+        ),
+        pytest.param(
+            ["static-pod", "--load-balancer", "--load-balancer-bind=vip"],
+            f"{OWN},https://192.0.2.10:8443",
+            id="balancer at the VIP",
+        ),
+        pytest.param(
+            [*FOLLOWS, "--load-balancer-redirect-port=6443"],
+            f"{OWN},https://127.0.0.1:8443",
+            id="unit with a balancer",
+        ),
+        pytest.param(
+            ["systemd-haproxy", *FOLLOWS[1:]], f"{OWN},https://127.0.0.1:8443", id="HAProxy"
+        ),
     ],
 )
 def test_the_nodes_own_api_server_is_asked_first(words: list[str], servers: str | None) -> None:
@@ -609,10 +632,10 @@ def test_the_nodes_own_api_server_is_asked_first(words: list[str], servers: str 
     kind, *flags = words
     done = manifest(kind, VIP, *flags)
     assert done.returncode == 0, done.stderr
-    if kind == "systemd":
+    if kind.startswith("systemd"):
         found = re.findall(r"^Environment=HAVIP_KUBE_API_SERVER=(.*)$", done.stdout, re.MULTILINE)
     else:
-        (container,) = yaml.safe_load(done.stdout)["spec"]["containers"]
+        container, *_ = yaml.safe_load(done.stdout)["spec"]["containers"]
         found = [
             each["value"] for each in container["env"] if each["name"] == "HAVIP_KUBE_API_SERVER"
         ]
@@ -765,6 +788,23 @@ def test_of_a_check_that_makes_the_vip_follow_one_backend_it_warns(
     assert done.returncode == 0, done.stderr
     assert (OWN_API in done.stderr) is warns
     assert OWN_API not in manifest("systemd", VIP, *flags).stderr, "without a load balancer"
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--kubeconfig-file=/etc/kubernetes/admin.conf",)], ids=["no access", "named"]
+)
+@pytest.mark.parametrize("kind", ["static-pod", "systemd", "systemd-haproxy"])
+def test_backends_that_the_daemon_could_not_learn_are_refused(
+    kind: str, flags: tuple[str, ...]
+) -> None:
+    """HAProxy has the API server's port of the VIP, and so no API server the loopback's."""
+    port = ("--load-balancer-bind=vip", "--load-balancer-port=6443")
+    told = refusal(kind, VIP, "--load-balancer", *port, *flags)
+    asked = "is asked at https://127.0.0.1:6443, https://192.0.2.10:6443, where nobody answers"
+    without = "and there is no access to it"
+    assert (asked if flags or kind == "static-pod" else without) in told
+    assert "list them, like cp-1 192.0.2.11:6443" in told
+    assert manifest(kind, *BALANCED, *port, *flags).returncode == 0
 
 
 def test_without_a_load_balancer_the_unit_knows_no_haproxy() -> None:

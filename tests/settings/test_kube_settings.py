@@ -317,7 +317,7 @@ class TestKubeconfig:
         loaded = load_from("--vip-address-cidr=2001:db8::10/64", f"--kubeconfig-file={path}")
         config, _ = resolve(loaded, host)
         assert config.kube
-        assert config.kube.servers == (LOCAL, server)
+        assert config.kube.servers == ("https://[::1]:6443", server)
 
     def test_a_server_at_the_vip_comes_after_this_nodes_own(
         self, load_from: Load, host: Host, files: Path

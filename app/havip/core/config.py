@@ -291,6 +291,11 @@ class BalancerConfig:
     kept_file: str = "/var/lib/havip/backends.json"
     """Where the last list is kept, for a start without the API."""
 
+    @property
+    def binds_all(self) -> bool:
+        """Whether it listens at every address of the node, of the VIPs' families."""
+        return any(each.is_unspecified for each in self.binds)
+
     def is_itself(self, backend: Backend) -> bool:
         """Whether connections to that backend would be the balancer's own again."""
         address, port = backend.address, backend.port

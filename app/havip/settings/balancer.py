@@ -7,18 +7,17 @@ starts; and while the daemon runs, where the API lists such a backend (`core.bal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Collection, Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
 from havip.core.balancer import CHOICES
-from havip.core.config import BalancerConfig, KubeAccess, is_loopback
+from havip.core.config import Backend, BalancerConfig, KubeAccess, endpoint, is_loopback
 from havip.core.host import Host
 from havip.settings.checks import timeout_s
 from havip.settings.errors import ConfigError, Problem
-from havip.settings.kube import LOCAL_API
+from havip.settings.kube import LOCAL_API, address_of
 from havip.settings.load import Loaded
 from havip.settings.model import Settings
 from havip.settings.pem import require_certificate
@@ -34,14 +33,24 @@ def balancer_of(loaded: Loaded, host: Host) -> BalancerConfig | None:
     Raises:
         ConfigError: a file that is named holds no certificate, or a backend is the balancer.
     """
+    own = {each.interface.ip for one in host.interfaces for each in one.addresses}
+    balancer = balancer_on(loaded, own)
+    if balancer and balancer.ca_file:
+        require_certificate("loadBalancerCaFile", balancer.ca_file)
+    return balancer
+
+
+def balancer_on(loaded: Loaded, own: Collection[Address]) -> BalancerConfig | None:
+    """The balancer on a node with these addresses, whose files are not looked at.
+
+    Raises:
+        ConfigError: a backend is the balancer.
+    """
     settings = loaded.settings
     if not settings.load_balancer:
         return None
-    if settings.load_balancer_ca_file:
-        require_certificate("loadBalancerCaFile", settings.load_balancer_ca_file)
     vips = [vip.ip for each in loaded.routers.values() for vip in each.vip_address_cidr or ()]
     binds_all = settings.load_balancer_bind == "all"
-    own = {each.interface.ip for one in host.interfaces for each in one.addresses}
     listed = settings.load_balancer_backends
     interval_s = settings.load_balancer_check_interval
     balancer = BalancerConfig(
@@ -106,8 +115,8 @@ def lacks_for_balancer(
             field="loadBalancerBackends",
             value=AUTO,
             problem=f"the API that lists the backends is asked at {', '.join(access.servers)}, "
-            "where nobody answers before HAProxy at the VIP has a backend (loadBalancerPort "
-            f"{balancer.port}, loadBalancerBind vip)",
+            f"where nobody answers before HAProxy has a backend (loadBalancerPort {balancer.port}, "
+            f"loadBalancerBind {'all' if balancer.binds_all else 'vip'})",
             remedy="list them, like cp-1 192.0.2.11:6443; or name the nodes' own addresses by "
             "kubeApiServer, like https://192.0.2.11:6443",
         )
@@ -118,27 +127,31 @@ def _waits_for(balancer: BalancerConfig, server: str) -> bool:
 
     Such a one listens on its node's address alone, and so not on the loopback.
     """
-    url = urlsplit(server)
-    if url.port != balancer.port or any(each.is_unspecified for each in balancer.binds):
-        return False
-    return is_loopback(server) or url.hostname in {str(each) for each in balancer.binds}
+    port, address = urlsplit(server).port, address_of(server)
+    if port == balancer.port and is_loopback(server):
+        return True
+    return address is not None and balancer.is_itself(Backend.at(address, port or 0))
 
 
-def with_balancer(
-    access: KubeAccess, balancer: BalancerConfig | None, loaded: Loaded
-) -> KubeAccess:
-    """The access, by the balancer and by this node's own API server too, if nobody chose it.
+def with_balancer(servers: Sequence[str], balancer: BalancerConfig | None) -> tuple[str, ...]:
+    """The API servers that nobody chose, with the balancer and this node's own one.
 
     The address of the cluster may be the VIP: then this node's own API server is the only one
     that can name the first backends. And once there are others, the balancer reaches them.
     """
-    if balancer is None or loaded.settings.kube_api_server != (AUTO,):
-        return access
-    more = [LOCAL_API]
-    if _EVERY[4] in balancer.binds:
-        more.insert(0, f"https://127.0.0.1:{balancer.port}")
-    servers = [*access.servers, *(each for each in more if each not in access.servers)]
-    return replace(access, servers=tuple(servers))
+    if balancer is None:
+        return tuple(servers)
+    return tuple(dict.fromkeys([*servers, *_doors(balancer), LOCAL_API]))
+
+
+def _doors(balancer: BalancerConfig) -> Iterator[str]:
+    """Where this node reaches the balancer: its own by the loopback, or the holder's at the VIP."""
+    addresses = balancer.binds
+    if balancer.binds_all:
+        is_ipv4 = _EVERY[4] in addresses
+        addresses = (ip_address("127.0.0.1" if is_ipv4 else "::1"),)
+    for address in addresses:
+        yield f"https://{endpoint(address, balancer.port)}"
 
 
 def started_with(old: Settings, new: Settings) -> list[str]:

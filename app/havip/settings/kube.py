@@ -140,7 +140,10 @@ def _before_the_vip(server: str, loaded: Loaded) -> tuple[str, ...]:
     it, and to nobody while nobody does.
     """
     if leads_to_the_vip(server, loaded):
-        return f"https://127.0.0.1:{urlsplit(server).port}", server
+        # HAProxy, beside an IPv6 VIP alone, serves no IPv4.
+        address = address_of(server)
+        loopback = "[::1]" if address and address.version == 6 else "127.0.0.1"
+        return f"https://{loopback}:{urlsplit(server).port}", server
     return (server,)
 
 

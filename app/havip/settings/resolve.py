@@ -78,6 +78,8 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
         warnings += [*about_access, *about_checks, *lacks_to_show(loaded, access)]
         warnings += [*awaited(loaded), *may_depend_on_the_vip(loaded, reach)]
         balancer = balancer_of(loaded, host)
+        if access is not None and reach.is_derived:
+            access = replace(access, servers=with_balancer(access.servers, balancer))
         problems += lacks_for_balancer(balancer, access)
     except ConfigError as error:
         problems += error.problems
@@ -96,7 +98,6 @@ def resolve(loaded: Loaded, host: Host) -> tuple[NodeConfig, list[ConfigWarning]
     if problems:
         raise ConfigError.of(map(loaded.traced, problems))
     if access is not None:
-        access = with_balancer(access, balancer, loaded)
         routers = {
             name: replace(
                 router,

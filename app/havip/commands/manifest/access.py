@@ -5,8 +5,11 @@ What is missing would show on the nodes otherwise, where the daemon refuses to s
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from havip.commands.manifest.plan import Plan, refuse
 from havip.core.config import TlsConfig
+from havip.settings.balancer import balancer_on, lacks_for_balancer, with_balancer
 from havip.settings.errors import ConfigWarning
 from havip.settings.kube import LOCAL_API, Reach, access_of
 from havip.settings.lease import lacks_for_lease, lacks_to_show
@@ -19,11 +22,15 @@ def judge_access(plan: Plan) -> tuple[ConfigWarning, ...]:
     """What will have no effect, of a pod or a host that has no service account.
 
     Raises:
-        ConfigError: a Lease elects, and there is no way to it.
+        ConfigError: a Lease elects, or the API lists the backends, and there is no way to it.
     """
     reach = _reach(plan)
     access, about_access = access_of(plan.loaded, reach)
-    refuse(lacks_for_lease(plan.loaded, reach, access, about_access))
+    balancer = balancer_on(plan.loaded, ())
+    if access is not None and reach.is_derived:
+        access = replace(access, servers=with_balancer(access.servers, balancer))
+    lacks_backends = lacks_for_balancer(balancer, access)
+    refuse([*lacks_for_lease(plan.loaded, reach, access, about_access), *lacks_backends])
     return (*about_access, *lacks_to_show(plan.loaded, access))
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from havip.commands.manifest.access import judge_access
 from havip.commands.manifest.document import Document
 from havip.commands.manifest.hardening import HARDENING
+from havip.commands.manifest.places import with_own_api_server
 from havip.commands.manifest.plan import (
     Plan,
     load_balancer_of,
@@ -81,8 +83,9 @@ def haproxy_unit(plan: Plan, program: str, haproxy: str) -> Document:
     Raises:
         ConfigError: there is no load balancer, or the settings need what a host does not have.
     """
-    plan = without_overrides(plan)
+    plan = with_own_api_server(without_overrides(plan))
     refuse([*no_service_account(plan), *load_balancer_of(plan), *_no_balancer(plan)])
+    warnings = judge_access(plan)
     name = f"{plan.name}-haproxy"
     file = f"/etc/systemd/system/{name}.service"
     steps = (
@@ -113,7 +116,7 @@ def haproxy_unit(plan: Plan, program: str, haproxy: str) -> Document:
         hardening=HARDENING,
         capabilities="CAP_NET_BIND_SERVICE" if is_privileged else "",
     )
-    return Document(text=comment(head) + text, steps=steps, mode=0o644)
+    return Document(text=comment(head) + text, steps=steps, warnings=warnings, mode=0o644)
 
 
 def _no_balancer(plan: Plan) -> Iterator[Problem]:

@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 from havip.commands.manifest.plan import VERSION, Plan
 from havip.settings import Settings
+from havip.settings.balancer import balancer_on, with_balancer
 from havip.settings.errors import ConfigWarning
+from havip.settings.kube import LOCAL_API
 
 _API_PORT: Final = 6443
 
@@ -108,11 +110,14 @@ def with_own_api_server(plan: Plan) -> Plan:
     """With the node's own API server first, where a distribution's kubeconfig says how to ask.
 
     The server in that file is the address that all nodes share: the VIP, or a name of it, which
-    leads to nobody while nobody holds it. The VIP is asked next.
+    leads to nobody while nobody holds it. The VIP is asked next, or the balancer: on the holder,
+    the API server's port of the VIP is that of its own API server again, even if that is dead.
     """
     if "kube_api_server" in plan.given or plan.given.get("kubeconfig_file") not in _KUBECONFIGS:
         return plan
-    own = f"https://127.0.0.1:{_API_PORT}"
+    if balancer := balancer_on(plan.loaded, ()):
+        servers = with_balancer((LOCAL_API,), balancer)
+        return replace(plan, given={**plan.given, "kube_api_server": servers})
     vips = (vip.ip for router in plan.routers[:1] for vip in router.vip_address_cidr or ())
     shared = (f"https://{f'[{ip}]' if ip.version == 6 else ip}:{_API_PORT}" for ip in vips)
-    return replace(plan, given={**plan.given, "kube_api_server": (own, *shared)})
+    return replace(plan, given={**plan.given, "kube_api_server": (LOCAL_API, *shared)})
