@@ -19,6 +19,7 @@ import yaml
 
 from havip.__main__ import main
 from havip.commands.manifest.places import DISTRIBUTIONS
+from havip.commands.status import default_url
 from havip.settings import sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -810,6 +811,23 @@ def test_backends_that_the_daemon_could_not_learn_are_refused(
 def test_without_a_load_balancer_the_unit_knows_no_haproxy() -> None:
     assert "haproxy" not in manifest("systemd", VIP).stdout
     assert "there is no HAProxy to run" in refusal("systemd-haproxy", VIP)
+
+
+@pytest.mark.parametrize(
+    ("flags", "url"),
+    [
+        pytest.param([], "http://127.0.0.1:9650", id="the usual unit, of whichever VRID"),
+        pytest.param(["--name=second"], "http://127.0.0.1:9691", id="beside another one"),
+        pytest.param(["--listen=127.0.0.1:9700"], "http://127.0.0.1:9700", id="as it is set"),
+    ],
+)
+def test_where_a_unit_serves_its_status(flags: list[str], url: str) -> None:
+    """`havip status` without the unit's variables asks at the usual place."""
+    listens = []
+    for kind in ("systemd", "systemd-haproxy"):
+        made = manifest(kind, *BALANCED, "--virtual-router-id=51", *flags).stdout
+        listens.append("".join(re.findall(r"^Environment=HAVIP_LISTEN=(.*)$", made, re.MULTILINE)))
+    assert [default_url({"HAVIP_LISTEN": each}) for each in listens] == [url, url]
 
 
 def test_two_load_balancers_of_a_host_share_nothing() -> None:

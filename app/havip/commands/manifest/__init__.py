@@ -91,6 +91,7 @@ def add_parser(subparsers: Any) -> None:
 def _add_kind(
     kinds: Any, name: str, make: Callable[[Plan, argparse.Namespace], Document], what: str
 ) -> argparse.ArgumentParser:
+    from havip.commands.manifest.plan import NAME
     from havip.settings import add_arguments
 
     parser: argparse.ArgumentParser = kinds.add_parser(
@@ -105,7 +106,7 @@ def _add_kind(
         "--output", metavar="FILE", help="where to write it (default: standard output)"
     )
     parser.add_argument(
-        "--name", default="havip", help="what to call it; each VIP's differs [%(default)s]"
+        "--name", default=NAME, help="what to call it; each VIP's differs [%(default)s]"
     )
     add_arguments(parser)
     parser.set_defaults(command=run, make=make)

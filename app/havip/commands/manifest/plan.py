@@ -22,6 +22,8 @@ from havip.settings.values import AUTO, Endpoint
 VERSION: Final = version("havip")
 CONFIG_DIRECTORY: Final = PurePosixPath("/etc/havip")
 _SERVICE_ACCOUNTS: Final = (SERVICE_ACCOUNT, SERVICE_ACCOUNT.removeprefix("/var"))
+NAME: Final = "havip"
+"""What it is called, unless there are several."""
 _PORT_OF_VRID: Final = 9640
 """Pods that share a node have different VRIDs, and so different ports; 10 has the usual one."""
 

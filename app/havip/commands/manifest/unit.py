@@ -9,6 +9,7 @@ from havip.commands.manifest.document import Document, key_steps
 from havip.commands.manifest.hardening import HARDENING
 from havip.commands.manifest.places import with_own_api_server
 from havip.commands.manifest.plan import (
+    NAME,
     Plan,
     load_balancer_of,
     no_service_account,
@@ -129,9 +130,13 @@ def haproxy_directory(plan: Plan) -> str:
 def environment(plan: Plan) -> str:
     """The settings and where their file is, but for a list of backends that stands in it.
 
-    A variable would beat the file, whose changes the daemon is to follow.
+    A variable would beat the file, whose changes the daemon is to follow. And `havip status`, which
+    does not know the unit's variables, asks at the usual place: the usual unit is there, whatever
+    its VRID.
     """
     given = dict(plan.given)
+    if plan.name == NAME and "listen" not in plan.loaded.where:
+        del given["listen"]
     directory = haproxy_directory(plan)
     if plan.settings.load_balancer and directory != plan.settings.load_balancer_directory:
         given["load_balancer_directory"] = directory
