@@ -83,7 +83,7 @@ from havip.core.view import NodeView
 from havip.kube import KubeApi
 from havip.sense.checks import Prober
 from havip.sense.files import FileWatch
-from havip.sense.haproxy import BalancerWatch
+from havip.sense.haproxy import BalancerWatch, CaWatch
 from havip.sense.host import HostWatch
 from havip.sense.kube_backends import BackendsWatch
 from havip.sense.kube_node import NodeWatch
@@ -181,6 +181,7 @@ class Daemon:
         self._watching_node: asyncio.Task[None] | None = None
         self._record: KubeRecord | None = None
         self._following: asyncio.Task[None] | None = None
+        self._watching_ca: asyncio.Task[None] | None = None
         self._balancer: BalancerWatch | None = None
         self._balancer_hand: BalancerHand | None = None
         self._redirection: Redirection | None = None
@@ -601,6 +602,9 @@ class Daemon:
             timeout_s = check_of(config.balancer).timeout_s
             self._balancer = BalancerWatch(config.balancer, timeout_s, self._deliver)
             self._balancer_hand = BalancerHand(config.balancer, self._balancer.api, self._deliver)
+            if ca_file := config.balancer.ca_file:
+                watch = CaWatch(ca_file, config.balancer.ca_copy, self._deliver)
+                self._watching_ca = self._start(watch.run())
 
     def _follow_backends(self, config: NodeConfig) -> None:
         if config.kube is None:
@@ -703,7 +707,10 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for fileno in self._watched:
             loop.remove_reader(fileno)
-        tasks = (self._watching, self._discovering, self._watching_node, self._following)
+        tasks = (
+            *(self._watching, self._discovering, self._watching_node),
+            *(self._following, self._watching_ca),
+        )
         for task in tasks:
             if task is not None:
                 task.cancel()

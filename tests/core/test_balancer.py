@@ -16,6 +16,7 @@ from havip.core.events import (
     BackendsListed,
     BackendsUnlisted,
     BalancerAnswered,
+    BalancerCaOutdated,
     BalancerSilent,
     ProbeResult,
     Reconfigured,
@@ -262,6 +263,20 @@ def test_an_unanswered_api_is_an_alarm_once() -> None:
     assert isinstance(alarm, Report)
     assert (alarm.topic, alarm.reason) == (Topic.ALARM, Reason.BACKENDS_MISSING)
     assert balancer.handle_unlisted(0.5, event) == []
+
+
+def test_ca_certificates_that_haproxy_does_not_have_are_an_alarm_in_time() -> None:
+    balancer = Balancer(STATIC)
+    balancer.handle_answer(answered(server(A), server(B)))
+    event = BalancerCaOutdated(file="/etc/kubernetes/pki/ca.crt")
+    (alarm,) = balancer.handle_outdated_ca(0.0, event)
+    assert isinstance(alarm, Report)
+    assert (alarm.topic, alarm.reason) == (Topic.ALARM, Reason.BALANCER_CA_OUTDATED)
+    assert alarm.fields["file"] == "/etc/kubernetes/pki/ca.crt"
+    assert "restart HAProxy" in str(alarm.fields["remedy"])
+    assert balancer.handle_outdated_ca(0.5, event) == []
+    assert balancer.view().problem == "", "and no reason to move"
+    assert balancer.handle_outdated_ca(2.0, event), "it is said again"
 
 
 def test_a_listed_backend_that_is_the_balancer_itself() -> None:

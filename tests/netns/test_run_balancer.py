@@ -401,6 +401,23 @@ def test_a_list_in_the_file_changes_what_runs(make: Callable[..., Balanced]) -> 
     assert "other" in (it.directory(host) / "haproxy.cfg").read_text()
 
 
+def test_ca_certificates_that_are_replaced_are_told_of_in_time(
+    make: Callable[..., Balanced],
+) -> None:
+    it = make(hosts=1)
+    (host,) = it.lab.hosts
+    it.start()
+    file = it.certificates / "ca.pem"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content + content)
+    daemon = it.daemons[host.name]
+    daemon.wait_for_log("balancer_ca_outdated")
+    assert host.is_ready(), "and nothing is lost yet"
+    assert it.prepare(host).returncode == 0
+    assert (it.directory(host) / "ca.crt").read_bytes() == file.read_bytes()
+
+
 def test_a_reload_to_a_vip_that_haproxy_does_not_serve(make: Callable[..., Balanced]) -> None:
     it = make(hosts=1)
     lab = it.lab

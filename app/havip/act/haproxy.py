@@ -20,7 +20,7 @@ from havip.core.actions import ChangeBalancer, KeepBackends
 from havip.core.balancer import BACKENDS
 from havip.core.config import Backend, BalancerConfig
 from havip.core.events import ActionFailed
-from havip.core.haproxy import commands, configuration, has_succeeded
+from havip.core.haproxy import CA_BYTES, commands, configuration, has_succeeded
 from havip.files import open_regular
 from havip.haproxy import RuntimeApi, RuntimeApiError, close_sessions
 
@@ -31,8 +31,6 @@ _WAITING: Final = 256
 _VERSION: Final = 1
 _BYTES: Final = 16_384
 """Room for the longest list, and bound of what is read."""
-
-_CA_BYTES: Final = 1 << 20
 
 Failed = Callable[[ActionFailed], None]
 
@@ -182,7 +180,7 @@ class Proposal:
         self.file = f"{config.configuration_file}.new"
         if config.ca_file is not None:
             with open_regular(config.ca_file) as file:
-                replace_file(Path(self._beside.ca_copy), file.read(_CA_BYTES))
+                replace_file(Path(self._beside.ca_copy), file.read(CA_BYTES))
         self._write(self._beside, self.file)
 
     def accept(self) -> None:

@@ -29,6 +29,7 @@ from havip.core.events import (
     BackendsListed,
     BackendsUnlisted,
     BalancerAnswered,
+    BalancerCaOutdated,
     BalancerSilent,
     ProbeFinished,
     ProbeResult,
@@ -137,6 +138,7 @@ class Balancer:
         self._is_full = False
         self._itself: Backend | None = None
         self._alarm = Restraint(free=1, longest_s=LONGEST_S)
+        self._ca_alarm = Restraint(free=1, longest_s=LONGEST_S)
         self._use_configured()
 
     @property
@@ -172,6 +174,17 @@ class Balancer:
             return []
         fields: dict[str, str | int | float] = {"detail": event.detail}
         return [Report(topic=Topic.ALARM, reason=Reason.BACKENDS_MISSING, fields=fields)]
+
+    def handle_outdated_ca(self, now: float, event: BalancerCaOutdated) -> list[Action]:
+        """An alarm in time: once API servers have certificates of a new CA, no backend passes."""
+        if not self._ca_alarm.allows(now):
+            return []
+        fields: dict[str, str | int | float] = {
+            "file": event.file,
+            "detail": "HAProxy verifies backends by the CA certificates it was started with",
+            "remedy": "run `havip load-balancer`, then restart HAProxy, one node after the other",
+        }
+        return [Report(topic=Topic.ALARM, reason=Reason.BALANCER_CA_OUTDATED, fields=fields)]
 
     def handle_answer(
         self, event: BalancerAnswered | BalancerSilent

@@ -266,6 +266,17 @@ class BalancerSilent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerCaOutdated:
+    """The CA certificates are not those that HAProxy was started with; it is said again and again.
+
+    A HAProxy that runs verifies backends by those for good: of the Runtime API's `commit ssl
+    ca-file` only servers that are added later take notice (2.6 to 3.4).
+    """
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """SIGTERM or SIGINT: hand the VIPs over, then say Finished."""
 
@@ -301,6 +312,7 @@ Event = (
     | BackendsUnlisted
     | BalancerAnswered
     | BalancerSilent
+    | BalancerCaOutdated
     | StopRequested
     | Reconfigured
 )

@@ -30,6 +30,8 @@ GRACE_S: Final = 5
 """How long HAProxy serves on when it is told to stop."""
 HARD_STOP_S: Final = 3
 """How long the connections that are left then may go on: all in less than a pod's ten seconds."""
+CA_BYTES: Final = 1 << 20
+"""Of CA certificates, most."""
 _ROWS: Final = 256
 """Of `show stat`, most: 64 backends, and as many and more that are drained."""
 _FIELDS: Final = 512

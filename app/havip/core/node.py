@@ -28,6 +28,7 @@ from havip.core.events import (
     BackendsListed,
     BackendsUnlisted,
     BalancerAnswered,
+    BalancerCaOutdated,
     BalancerSilent,
     ClockStepped,
     Event,
@@ -205,6 +206,9 @@ class Node:
                 out += self._state.miss(now, event)
             case BackendsListed() | BackendsUnlisted() | BalancerAnswered() | BalancerSilent():
                 out += self._balance(now, event)
+            case BalancerCaOutdated():
+                if self._balancer is not None:
+                    out += self._balancer.handle_outdated_ca(now, event)
             case _:
                 assert_never(event)
         for router in self._all_routers:

@@ -110,6 +110,8 @@ class Reason(StrEnum):
     """The Kubernetes API does not say who the backends are; the last ones stay."""
     BALANCER_FULL = "balancer_full"
     """The balancer has as many connections as it may: new clients wait for one to end."""
+    BALANCER_CA_OUTDATED = "balancer_ca_outdated"
+    """`loadBalancerCaFile` has other certificates than those that HAProxy was started with."""
     RECONFIGURED = "reconfigured"
 
 

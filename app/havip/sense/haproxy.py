@@ -1,15 +1,21 @@
-"""What a running HAProxy tells of itself, as events: asked, and when it is heard to die."""
+"""What a running HAProxy tells of itself, as events: asked, and when it is heard to die.
+
+And what it does not tell: that the CA certificates it was started with were replaced since.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from havip.core.config import BalancerConfig
-from havip.core.events import BalancerAnswered, BalancerSilent, ProbeResult
-from havip.core.haproxy import read_answer
+from havip.core.events import BalancerAnswered, BalancerCaOutdated, BalancerSilent, ProbeResult
+from havip.core.haproxy import CA_BYTES, read_answer
+from havip.files import open_regular
 from havip.haproxy import RuntimeApi, RuntimeApiError
 
+_CA_CHECK_S: Final = 2.0
 Deliver = Callable[[BalancerAnswered | BalancerSilent], None]
 
 
@@ -74,3 +80,40 @@ class BalancerWatch:
                 is_unasked=True,
             )
         )
+
+
+class CaWatch:
+    """Compares the CA certificates with the copy of them that HAProxy was started with."""
+
+    def __init__(
+        self, ca_file: str, ca_copy: str, deliver: Callable[[BalancerCaOutdated], None]
+    ) -> None:
+        self._ca_file = ca_file
+        self._ca_copy = ca_copy
+        self._deliver = deliver
+        self._last_seen = b""
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(_CA_CHECK_S)
+            if await asyncio.to_thread(self.is_outdated):
+                self._deliver(BalancerCaOutdated(file=self._ca_file))
+
+    def is_outdated(self) -> bool:
+        """Whether they differ, and the file is as at the last look: one is not read half-way.
+
+        Blocks, as long as a network file system does.
+        """
+        try:
+            copied, found = _content(self._ca_copy), _content(self._ca_file)
+        except OSError:
+            # One that is about to be replaced; HAProxy, or `havip load-balancer`, says what lacks.
+            return False
+        is_still = found == self._last_seen
+        self._last_seen = found
+        return is_still and found != copied
+
+
+def _content(path: str) -> bytes:
+    with open_regular(path) as file:
+        return file.read(CA_BYTES)
