@@ -257,6 +257,35 @@ def test_mistakes_are_told_and_the_vip_is_not_taken(make: Callable[..., Balanced
     lab.watch.wait_for_holder(lab.vip_address, host.name, timeout_s=HANG_S)
 
 
+def test_a_port_that_two_haproxies_are_to_have_is_the_firsts(
+    make: Callable[..., Balanced],
+) -> None:
+    """Both prepared before either listens, as when a host starts; the kernel would let both."""
+    it = make(hosts=1)
+    lab = it.lab
+    (host,) = lab.hosts
+    it.serve(host)
+    second = lab.directory / "second"
+    assert it.prepare(host).returncode == 0
+    assert it.prepare(host, load_balancer_directory=second).returncode == 0
+    it.run_haproxy(host)
+    it.hold(host)
+    it.daemons[host.name].wait_for(host.is_ready, HANG_S, "is not ready")
+
+    late = host.popen(("haproxy", "-W", "-db", "-f", str(second / "haproxy.cfg")), name="late")
+    assert late.wait(HANG_S) != 0
+    assert f"cannot bind socket (Address already in use) for [0.0.0.0:{PORT}]" in late.log_text()
+
+    it.haproxies[host.name].stop()
+    former = balancer(host)["process"]
+    it.run_haproxy(host)
+    it.daemons[host.name].wait_for(
+        lambda: host.is_ready() and balancer(host)["process"] not in {0, former},
+        HANG_S,
+        "does not start again",
+    )
+
+
 def test_the_port_of_the_api_server_at_the_vip_alone(make: Callable[..., Balanced]) -> None:
     """`loadBalancerBind: vip` shares 6443 with an API server that listens on the node's address."""
     it = make(hosts=1)

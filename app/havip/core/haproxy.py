@@ -172,6 +172,8 @@ global
     description "havip {{fingerprint}}"
     log stdout format raw local0 notice
     maxconn {config.max_connections}
+    # Two HAProxies would share the port, each with its own backends, and neither would say so.
+    noreuseport
     stats socket {config.socket_file} mode 660 level admin
     stats timeout 1h
     # On SIGUSR1 it goes on serving while havip hands the VIP over, and then ends.
