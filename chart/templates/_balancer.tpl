@@ -102,6 +102,8 @@ loadBalancerCheckTimeout {{ . }}: is not less than loadBalancerCheckInterval ({{
 {{- with $settings.loadBalancerCheckHost }}
 {{- if not (regexMatch "^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$" .) }}
 loadBalancerCheckHost {{ . }}: is no host name; write it like kubernetes or api.example.org
+{{- else if and $settings.loadBalancerCaFile (include "havip.addressNumbers" .) }}
+loadBalancerCheckHost {{ . }}: is an address, and HAProxy verifies certificates for DNS names alone (loadBalancerCaFile); write a name that they have, such as kubernetes
 {{- end }}
 {{- end }}
 {{- if eq (toString (int $settings.loadBalancerPort)) (regexFind "[0-9]+$" $settings.listen) }}
@@ -115,6 +117,10 @@ loadBalancerPort {{ int $settings.loadBalancerPort }}: is the port of listen ({{
 {{- if not (include "havip.isAuto" $given) -}}
 {{- $names := dict -}}
 {{- $places := dict -}}
+{{- $vips := list -}}
+{{- range include "havip.routers" . | fromYaml }}
+{{- range include "havip.vips" . | fromYamlArray }}{{ $vips = append $vips (include "havip.sameAddress" .) }}{{ end }}
+{{- end }}
 {{- $count := 0 -}}
 {{- range $text := kindIs "slice" $given | ternary $given (splitList "," (toString (default "" $given))) }}
 {{- $text = trim (toString $text) }}
@@ -130,12 +136,22 @@ loadBalancerPort {{ int $settings.loadBalancerPort }}: is the port of listen ({{
 {{- if not $isWrong }}{{ $isWrong = or (lt (atoi $port) 1) (gt (atoi $port) 65535) }}{{ end }}
 {{- if and (eq (len $words) 2) (not (regexMatch "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$" (first $words))) }}{{ $isWrong = true }}{{ end }}
 {{- if $isWrong }}
-loadBalancerBackends {{ $text }}: is no backend: a name of letters, digits, dots, hyphens, then an IP address with a port from 1 to 65535; write it like cp-1 192.0.2.11:6443 or cp-1 [2001:db8::11]:6443
+loadBalancerBackends {{ $text }}: is no backend: a name of letters, digits, dots, hyphens and underscores, then an IP address with a port from 1 to 65535; write it like cp-1 192.0.2.11:6443 or cp-1 [2001:db8::11]:6443
 {{- else }}
 {{- $same := printf "%s port %d" (include "havip.sameAddress" $address) (atoi $port) }}
 {{- $kind := include "havip.reservedKind" (include "havip.sameAddress" $address | splitList ",") }}
 {{- if has $kind (list "the unspecified address" "a multicast address" "the broadcast address" "an IPv4 address mapped into IPv6 (RFC 4291 §2.5.5.2)") }}
 loadBalancerBackends {{ $text }}: is at no unicast address; write the API server's own address, with its port
+{{- end }}
+{{- $isLinkLocal := false }}
+{{- if contains ":" $address }}
+{{- $first := include "havip.addressNumbers" $address | splitList "," | first | int64 }}
+{{- $isLinkLocal = and (ge $first 65152) (lt $first 65216) }}
+{{- end }}
+{{- if $isLinkLocal }}
+loadBalancerBackends {{ $text }}: is at a link-local address, which leads nowhere without an interface; write another address of the API server, with its port
+{{- else if has (include "havip.sameAddress" $address) $vips }}
+loadBalancerBackends {{ $text }}: is at a VIP, which nobody has before a backend is healthy; list the API servers' own addresses
 {{- end }}
 {{- if hasKey $places $same }}
 loadBalancerBackends {{ $place }}: is given twice; name each API server once

@@ -196,15 +196,26 @@ BACKENDS = (
     ),
     *("a 192.0.2.11:0", "a 192.0.2.11:65536", "a 192.0.2.11:06443", "a 192.0.2.300:1", "a x:6443"),
     *("a 2001:db8::11:6443", "a [192.0.2.11]:6443", "a [2001:DB8:0::11]:6443", "a 0.0.0.0:6443"),
+    *(
+        "d [fe80::1]:6443",
+        "e [febf::1]:6443",
+        "f [fec0::1]:6443",
+        "g [FE80:0::2]:1",
+        "a_b 10.1.1.1:1",
+    ),
+    # VIPs, and another address of their network.
+    *("h 192.0.2.10:6443", "i [2001:DB8:0::10]:6443", "j 10.0.0.1:6443", "k 10.0.0.2:6443"),
     *("a 224.0.0.1:6443", "a 255.255.255.255:1", "a [::ffff:c000:20b]:6443", "a 127.0.0.1:6443"),
 )
+CHECK_HOSTS = ("kubernetes", "a.b", "a b", "-a", "é", "10.0.0.1", "10.0.0.300", "10.0.0")
 OF_BALANCER: dict[str, Callable[[random.Random], Any]] = {
     "loadBalancerBackends": lambda chance: ",".join(
         chance.choices(BACKENDS, k=chance.randint(1, 3))
     ),
     "loadBalancerCheckTimeout": lambda chance: chance.choice((0.1, 1.9, 2)),
     "loadBalancerCheckExpectedStatus": lambda chance: chance.choice(STATUSES),
-    "loadBalancerCheckHost": lambda chance: chance.choice(("kubernetes", "a.b", "a b", "-a", "é")),
+    "loadBalancerCheckHost": lambda chance: chance.choice(CHECK_HOSTS),
+    "loadBalancerCaFile": lambda _: "/ca.pem",
     "loadBalancerPort": lambda chance: chance.choice((8443, 6443, 9650)),
     "loadBalancerRedirectPort": lambda chance: chance.choice((8443, 6443)),
 }

@@ -291,6 +291,19 @@ def test_a_listed_backend_that_is_the_balancer_itself() -> None:
     assert changes(actions) == [], "no connection goes in circles"
 
 
+def test_a_listed_backend_at_the_vip_is_none() -> None:
+    """It would be healthy once this node holds, which it may not before."""
+    config = replace(DISCOVERING, vips=frozenset({A.address}))
+    balancer = Balancer(config)
+    balancer.handle_listed(BackendsListed(backends=frozenset({A})))
+    finished, actions = balancer.handle_answer(answered(config=config))
+    assert "lists a 192.0.2.1:6443, which is the VIP: have the API servers" in finished.detail
+    assert changes(actions) == []
+    balancer.handle_listed(BackendsListed(backends=frozenset({A, B})))
+    finished, _ = balancer.handle_answer(answered(server(B), config=config))
+    assert finished.result is ProbeResult.PASSED, "the others are some"
+
+
 def test_a_listed_backend_that_the_other_port_leads_back() -> None:
     config = replace(DISCOVERING, redirect_port=A.port, vips=frozenset({A.address}))
     balancer = Balancer(config)

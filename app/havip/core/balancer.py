@@ -159,7 +159,7 @@ class Balancer:
             self._missing = ""
         found = self._others(event.backends)
         if not found:
-            self._missing = self._missing or "the Kubernetes API lists no backend"
+            self._missing = self._missing or _no_other(event.backends)
             return []
         self._wanted = tuple(sorted(found))
         self._known_by = "kept" if event.is_kept else "api"
@@ -258,10 +258,13 @@ class Balancer:
             self._known_by = "configuration"
 
     def _others(self, backends: Collection[Backend]) -> list[Backend]:
-        """All but the balancer itself: connections would go in circles."""
+        """All but the balancer itself, or connections would go in circles, and none at a VIP.
+
+        That is the holder's own API server, and nobody holds before a backend is healthy.
+        """
         circles = [each for each in backends if self._config.is_itself(each)]
         self._itself = min(circles, default=None)
-        return [b for b in backends if b not in circles]
+        return [b for b in backends if b not in circles and b.address not in self._config.vips]
 
     def _keep(self) -> list[Action]:
         if self._wanted == self._kept:
@@ -385,6 +388,15 @@ class Balancer:
                     reason=Reason.BACKEND_DRAINED,
                     fields={"backend": called(name), "endpoint": gone.endpoint},
                 )
+
+
+def _no_other(backends: Collection[Backend]) -> str:
+    if not backends:
+        return "the Kubernetes API lists no backend"
+    return (
+        f"the Kubernetes API lists {min(backends)}, which is the VIP: have the API servers "
+        "advertise their nodes' own addresses (--advertise-address)"
+    )
 
 
 def _told(server: Server, reason: Reason, **fields: str | int) -> Report:

@@ -86,12 +86,8 @@ def balancer_on(loaded: Loaded, own: Collection[Address]) -> BalancerConfig | No
                 field="loadBalancerBackends",
                 value=f"{backend.name} {backend.endpoint}",
                 problem=f"is where the balancer itself listens (loadBalancerPort {balancer.port}, "
-                f"loadBalancerBind {settings.load_balancer_bind})"
-                if backend.port == balancer.port
-                else f"leads to the balancer itself (loadBalancerRedirectPort {backend.port})",
-                remedy="list the API servers' own addresses"
-                if backend.address in vips
-                else CHOICES,
+                f"loadBalancerBind {settings.load_balancer_bind})",
+                remedy=CHOICES,
             )
     return balancer
 

@@ -497,7 +497,7 @@ class AllSettings(RouterSettings):
     )
     load_balancer_check_host: HostName = _setting(
         "kubernetes",
-        "Host that the checks ask for, and the name that certificates are verified for.",
+        "Host that the checks ask for, and the DNS name that certificates are verified for.",
     )
     load_balancer_ca_file: Path | None = _setting(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from ipaddress import ip_address
 from itertools import combinations
 from urllib.parse import urlsplit
 
@@ -225,6 +226,14 @@ def _load_balancer(settings: Settings) -> Iterator[Problem]:
             problem="is the balancer's own port (loadBalancerPort)",
             remedy="leave it out",
         )
+    if settings.load_balancer_ca_file and _is_address(settings.load_balancer_check_host):
+        yield Problem(
+            field="loadBalancerCheckHost",
+            value=settings.load_balancer_check_host,
+            problem="is an address, and HAProxy verifies certificates for DNS names alone "
+            "(loadBalancerCaFile)",
+            remedy="write a name that they have, such as kubernetes",
+        )
     for name, listen in (("listen", settings.listen), ("metricsListen", settings.metrics_listen)):
         if listen is not None and listen.port == settings.load_balancer_port:
             yield Problem(
@@ -233,6 +242,14 @@ def _load_balancer(settings: Settings) -> Iterator[Problem]:
                 problem=f"is the port of {name} ({listen})",
                 remedy="choose another one, such as 8443",
             )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def advice(settings: Settings) -> Iterator[ConfigWarning]:
@@ -304,6 +321,7 @@ def _lease(settings: Settings) -> Iterator[Problem]:
 def of_all(settings: Settings, routers: dict[str, RouterSettings]) -> Iterator[Problem]:
     """Problems of the routers with one another and with the process, routers by their prefix."""
     yield from _discovery(settings, routers)
+    yield from _backends(settings, routers)
     for prefix, router in routers.items():
         if (
             settings.all_unhealthy is AllUnhealthy.HOLD
@@ -334,6 +352,22 @@ def of_all(settings: Settings, routers: dict[str, RouterSettings]) -> Iterator[P
                     problem="is given in two virtual routers",
                     remedy="name each VIP once",
                 )
+
+
+def _backends(settings: Settings, routers: dict[str, RouterSettings]) -> Iterator[Problem]:
+    """The VIP comes once a backend is healthy, so none of them may wait for the VIP."""
+    listed = settings.load_balancer_backends
+    if not settings.load_balancer or isinstance(listed, str):
+        return
+    vips = {vip.ip for router in routers.values() for vip in router.vip_address_cidr or ()}
+    for backend in listed:
+        if backend.address in vips:
+            yield Problem(
+                field="loadBalancerBackends",
+                value=str(backend),
+                problem="is at a VIP, which nobody has before a backend is healthy",
+                remedy="list the API servers' own addresses",
+            )
 
 
 def _discovery(settings: Settings, routers: dict[str, RouterSettings]) -> Iterator[Problem]:

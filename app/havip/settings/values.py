@@ -284,8 +284,8 @@ def _backend(text: str) -> Backend:
         place = None
     if match is None or place is None:
         raise refusal(
-            "is no backend: a name of letters, digits, dots, hyphens, then an IP address with a "
-            "port from 1 to 65535",
+            "is no backend: a name of letters, digits, dots, hyphens and underscores, then an IP "
+            "address with a port from 1 to 65535",
             "write it like cp-1 192.0.2.11:6443 or cp-1 [2001:db8::11]:6443",
             text,
         )
@@ -294,6 +294,12 @@ def _backend(text: str) -> Backend:
     if address.is_unspecified or address.is_multicast or is_nobodys:
         raise refusal(
             "is at no unicast address", "write the API server's own address, with its port", text
+        )
+    if address.version == 6 and address.is_link_local:
+        raise refusal(
+            "is at a link-local address, which leads nowhere without an interface",
+            "write another address of the API server, with its port",
+            text,
         )
     if match[1]:
         return Backend(match[1], address, place.port)
