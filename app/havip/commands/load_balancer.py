@@ -6,10 +6,13 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from havip.core.config import BalancerConfig
+    from havip.settings import Loaded
     from havip.settings.errors import Problem
 
 EPILOG = """\
@@ -50,61 +53,82 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files, or the problems; the exit status says which."""
-    from havip.act.haproxy import Proposal
-    from havip.commands.here import taken_by_another, too_few_files
-    from havip.sense.host import read_host
-    from havip.settings import ConfigError, load, resolve
-    from havip.settings.errors import Problem
+    from havip.settings import ConfigError
 
     try:
-        loaded = load(arguments, os.environ)
-        config, _ = resolve(loaded, read_host())
-        balancer = config.balancer
-        if balancer is None:
-            raise ConfigError(
-                field="loadBalancer",
-                value=False,
-                problem="there is no load balancer to prepare",
-                remedy="set loadBalancer: true",
-            )
-        problems = [*taken_by_another(balancer), *too_few_files(balancer)]
-        if arguments.haproxy:
-            problems += _unfit(arguments.haproxy)
-        if problems:
-            raise ConfigError.of(map(loaded.traced, problems))
-        try:
-            proposal = Proposal(balancer)
-            if proposal.kept_problem:
-                print(
-                    f"havip: {balancer.kept_file} does not count, it {proposal.kept_problem}",
-                    file=sys.stderr,
-                )
-            said = _refusal(arguments.haproxy, proposal.file) if arguments.haproxy else ""
-            if not said:
-                proposal.accept()
-        except OSError as error:
-            raise ConfigError(
-                field="loadBalancerDirectory",
-                value=error.filename or balancer.directory,
-                problem=error.strerror or str(error),
-                remedy="let havip write there",
-            ) from error
-        if said:
-            raise ConfigError.of(
-                [
-                    Problem(
-                        field="--haproxy",
-                        value=arguments.haproxy,
-                        problem=f"does not take {proposal.file}: {said}",
-                        remedy="correct what it names",
-                    )
-                ]
-            )
+        file = _prepare(arguments)
     except ConfigError as error:
         print(f"havip: {error}", file=sys.stderr)
         return 2
-    print(balancer.configuration_file)
+    print(file)
     return 0
+
+
+def _prepare(arguments: argparse.Namespace) -> str:
+    """The configuration that HAProxy is to start with, once it is written.
+
+    Raises:
+        ConfigError: with what is in the way; what was there before is there still.
+    """
+    from havip.settings import ConfigError, load
+
+    loaded = load(arguments, os.environ)
+    balancer, program = _balancer(loaded), arguments.haproxy
+    if problems := [*_obstacles(balancer, program)] or _write(balancer, program):
+        raise ConfigError.of(map(loaded.traced, problems))
+    return balancer.configuration_file
+
+
+def _balancer(loaded: Loaded) -> BalancerConfig:
+    """The balancer of this node.
+
+    Raises:
+        ConfigError: there is none, or the configuration does not fit this host.
+    """
+    from havip.sense.host import read_host
+    from havip.settings import ConfigError, resolve
+
+    config, _ = resolve(loaded, read_host())
+    if config.balancer is None:
+        raise ConfigError(
+            field="loadBalancer",
+            value=False,
+            problem="there is no load balancer to prepare",
+            remedy="set loadBalancer: true",
+        )
+    return config.balancer
+
+
+def _obstacles(balancer: BalancerConfig, program: str | None) -> Iterator[Problem]:
+    """What would keep HAProxy from running, whatever its configuration says."""
+    from havip.commands.here import taken_by_another, too_few_files
+
+    yield from taken_by_another(balancer)
+    yield from too_few_files(balancer)
+    if program:
+        yield from _unfit(program)
+
+
+def _write(balancer: BalancerConfig, program: str | None) -> list[Problem]:
+    """Write what HAProxy starts with. At most one problem: it cannot be, or is not taken."""
+    from havip.act.haproxy import Proposal
+    from havip.settings.errors import Problem
+
+    try:
+        proposal = Proposal(balancer)
+        if why := proposal.kept_problem:
+            print(f"havip: {balancer.kept_file} does not count, it {why}", file=sys.stderr)
+        said = _refusal(program, proposal.file) if program else ""
+        if not said:
+            proposal.accept()
+            return []
+    except OSError as error:
+        field, value = "loadBalancerDirectory", error.filename or balancer.directory
+        problem, remedy = error.strerror or str(error), "let havip write there"
+    else:
+        field, value = "--haproxy", program
+        problem, remedy = f"does not take {proposal.file}: {said}", "correct what it names"
+    return [Problem(field=field, value=value, problem=problem, remedy=remedy)]
 
 
 def _unfit(program: str) -> list[Problem]:
