@@ -174,10 +174,25 @@ def test_the_name_of_a_server_is_that_of_its_backend(backend: Backend) -> None:
             id="none is healthy",
         ),
         pytest.param(
-            answered(server(A, check="INI"), server(B, check="INI")),
+            answered(
+                server(A, status="UP 1/2", check="L7STS", check_code="500"),
+                server(B, status="UP 9/10", check="L7TOUT", check_code=""),
+            ),
+            ProbeResult.PASSED,
+            "",
+            id="a failed check of each, and HAProxy sends connections on",
+        ),
+        pytest.param(
+            answered(server(A, status="UP 1/2", check="INI"), server(B, status="UP", check="INI")),
             ProbeResult.FAILED,
             "none of 2 backends is healthy (a: INI",
             id="taken for healthy, and not asked yet",
+        ),
+        pytest.param(
+            answered(server(A, status="UP 1/2", check="SOCKERR", check_code="")),
+            ProbeResult.FAILED,
+            "none of 2 backends is healthy (a: SOCKERR",
+            id="taken for healthy, and HAProxy cannot ask",
         ),
         pytest.param(
             answered(server(C)), ProbeResult.FAILED, "none is added yet", id="others than listed"

@@ -2,8 +2,9 @@
 
     python api_stand_in.py NAME ADDRESS PORT DIRECTORY
 
-The directory has certificates and perhaps `backends.json`: the addresses that the EndpointSlice
-`kubernetes` lists. The header `Server` of an answer is NAME; api_clients.py has who asks.
+The directory has certificates, and perhaps `backends.json`: the addresses that the EndpointSlice
+`kubernetes` lists, and `readyz-NAME`: the status that /readyz says, in place of 200. The header
+`Server` of an answer is NAME; api_clients.py has who asks.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ def serve(name: str, address: str, port: int, directory: Path) -> None:
             path, _, query = self.path.partition("?")
             if path == "/readyz":
                 is_asked_well = self.headers["Host"] == "kubernetes"
-                self.answer(200 if is_asked_well else 400, b"ok")
+                self.answer(self.readiness() if is_asked_well else 400, b"ok")
             elif path == SLICES:
                 self.slices(is_watch="watch=1" in query)
             elif path == "/watch":
@@ -49,6 +50,12 @@ def serve(name: str, address: str, port: int, directory: Path) -> None:
                 subject = (self.connection.getpeercert() or {}).get("subject", ())
                 names = [value for part in subject for key, value in part if key == "commonName"]
                 self.answer(200, json.dumps({"user": names}).encode())
+
+        def readiness(self) -> int:
+            try:
+                return int((directory / f"readyz-{name}").read_text() or 200)
+            except FileNotFoundError:
+                return 200
 
         def slices(self, *, is_watch: bool) -> None:
             told = self.slice()

@@ -112,6 +112,11 @@ class Balanced(Callers):
         process.wait_for(lambda: _listens(host, address, API_PORT), HANG_S, "does not listen")
         self.api_servers[host.name] = process
 
+    def say_ready(self, status: int, *hosts: Host) -> None:
+        """What these hosts' API servers answer at /readyz."""
+        for host in hosts:
+            (self.certificates / f"readyz-{host.name}").write_text(str(status))
+
     def prepare(self, host: Host, **more: object) -> subprocess.CompletedProcess[str]:
         """`havip load-balancer`, as it is run before HAProxy starts."""
         given = self.settings(host, **more)

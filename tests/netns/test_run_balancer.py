@@ -76,6 +76,38 @@ def test_load_is_spread_and_a_dead_api_server_costs_nothing(make: Callable[..., 
     assert client.failures(checked_at) == []
 
 
+def test_failed_checks_that_do_not_count_yet_move_nothing(make: Callable[..., Balanced]) -> None:
+    """HAProxy sends connections on until `loadBalancerCheckFailAfter` have failed in a row."""
+    it = make(hosts=2)
+    lab = it.lab
+    it.start(load_balancer_check_fail_after=100)
+    first = holder(lab)
+    daemon = it.daemons[first.name]
+    client, watch = it.requests(), it.watch()
+    client.wait_for(20, 0.0)
+    watch.wait_for_watch(1)
+
+    it.say_ready(500, *lab.hosts)
+
+    def failing() -> list[str]:
+        return [e["status"] for e in backends(first).values() if e["check"].startswith("L7STS")]
+
+    daemon.wait_for(lambda: len(failing()) == 2, HANG_S, "no check has failed")
+    assert all(status.startswith("UP ") for status in failing())
+    assert len(healthy(first)) == 2
+    failed_at = now()
+    client.wait_for(20, failed_at)
+    it.say_ready(200, *lab.hosts)
+    daemon.wait_for(
+        lambda: all(each["check"].startswith("L7OK") for each in backends(first).values()),
+        HANG_S,
+        "does not recover",
+    )
+    assert lab.watch.holders(lab.vip_address) == (first.name,)
+    assert client.failures() == []
+    assert watch.ends() == []
+
+
 def test_the_vip_follows_the_balancer(make: Callable[..., Balanced]) -> None:
     it = make(hosts=2)
     lab = it.lab

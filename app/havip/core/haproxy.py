@@ -36,6 +36,8 @@ _ROWS: Final = 256
 """Of `show stat`, most: 64 backends, and as many and more that are drained."""
 _FIELDS: Final = 512
 """Of a row, and of `show info`; HAProxy has some hundred of each."""
+_UNASKED: Final = frozenset({"", "INI", "UNK", "SOCKERR"})
+"""Last checks by which HAProxy neither raises nor lowers its opinion of a server."""
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+", re.ASCII)
 """What HAProxy takes for a server's name. Anything else could end the word, or the command."""
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
@@ -80,8 +82,13 @@ class Server:
 
     @property
     def is_healthy(self) -> bool:
-        """Up, and by a check: a server is taken for one that is up before it was asked."""
-        return self.status.startswith("UP") and self.check.startswith("L7OK")
+        """Up, and by a check; one that failed counts once HAProxy sends connections elsewhere."""
+        return self.status.startswith("UP") and self.is_asked
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a check has said anything: before, HAProxy takes a server for one that is up."""
+        return self.check not in _UNASKED
 
     @property
     def is_disabled(self) -> bool:
