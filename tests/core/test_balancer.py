@@ -84,10 +84,33 @@ def told(actions: list[Any]) -> list[tuple[Reason | None, object]]:
         pytest.param((server(A),), [(Change.ADD, "b")], id="one is missing"),
         pytest.param((), [(Change.ADD, "a"), (Change.ADD, "b")], id="started anew without any"),
         pytest.param(
-            (server(A), server(B, status="MAINT")), [(Change.ENABLE, "b")], id="half added"
+            (server(A), server(B, status="MAINT", check="")),
+            [(Change.PROVE, "b")],
+            id="half added: made, and no more",
         ),
         pytest.param(
-            (server(A), server(B, status="DRAIN")), [(Change.ENABLE, "b")], id="listed again"
+            (server(A), server(B, status="MAINT")),
+            [(Change.PROVE, "b")],
+            id="listed again, half removed",
+        ),
+        pytest.param(
+            (server(A), server(B, status="DRAIN 1/2", check="INI")),
+            [],
+            id="half added: checked, and not yet taken for down",
+        ),
+        pytest.param((server(A), down(B, check="INI")), [], id="added, not asked yet"),
+        pytest.param(
+            (server(A), server(B, status="DOWN 1/2")), [], id="added, the first check passed"
+        ),
+        pytest.param(
+            (server(A), server(B, status="DRAIN")),
+            [(Change.ENABLE, "b")],
+            id="added and found up, or listed again",
+        ),
+        pytest.param(
+            (server(A), server(B, status="DRAIN 1/2", check="L7TOUT")),
+            [(Change.ENABLE, "b")],
+            id="listed again, with a failed check that does not count yet",
         ),
         pytest.param(
             (server(A), server(B), server(C, sessions=2)),
@@ -340,7 +363,14 @@ def test_what_happens_is_told_once() -> None:
             answered(down(A, check="L4TOUT", check_detail="", sessions=1)),
             [(Reason.BACKEND_SILENT, "a")],
         ),
+        (answered(server(A, status="DOWN 1/2")), []),
         (answered(server(A)), [(Reason.BACKEND_HEALTHY, "a")]),
+        (
+            answered(server(A), server(B, status="DOWN", check="INI")),
+            [(Reason.BACKEND_LISTED, "b")],
+        ),
+        (answered(server(A), server(B, status="DOWN 1/2")), []),
+        (answered(server(A), server(B)), [(Reason.BACKEND_HEALTHY, "b")]),
         (answered(server(A), server(C, sessions=1)), [(Reason.BACKEND_UNLISTED, "c")]),
         (answered(server(A), server(C, status="DRAIN", sessions=1)), []),
         (answered(server(A)), [(Reason.BACKEND_DRAINED, "c")]),

@@ -87,7 +87,7 @@ class Balanced(Callers):
         return self.lab.directory / f"{host.name}-haproxy"
 
     def settings(self, host: Host, **more: object) -> dict[str, object]:
-        listed = ",".join(f"{each.name} {each.ipv4}:{API_PORT}" for each in self.lab.hosts)
+        listed = ",".join(place(each) for each in self.lab.hosts)
         return {
             "vip_address_cidr": self.lab.vip,
             "load_balancer": "true",
@@ -140,6 +140,22 @@ class Balanced(Callers):
         daemon = host.havip(wait=False, **self.settings(host, **more))
         self.daemons[host.name] = daemon
         return daemon
+
+    def list_backends(self, host: Host, *places: str) -> None:
+        """The list in the file of a host that `start_listing` started."""
+        file = self.lab.directory / f"{host.name}.yaml"
+        file.write_text(f"loadBalancerBackends: {', '.join(places)}\n")
+
+    def start_listing(self, host: Host, *places: str, **more: object) -> None:
+        """HAProxy and havip with a list that may change, until the host is ready."""
+        self.list_backends(host, *places)
+        self.balance(host, load_balancer_backends=",".join(places), **more)
+        settings = self.settings(host, **more)
+        del settings["load_balancer_backends"]
+        file = self.lab.directory / f"{host.name}.yaml"
+        daemon = host.havip(wait=False, args=(f"--config={file}",), **settings)
+        self.daemons[host.name] = daemon
+        daemon.wait_for(host.is_ready, HANG_S, "/readyz does not say 200")
 
     def start(self, *hosts: Host, **more: object) -> None:
         """All three on each host (default: all), until all are ready."""
@@ -224,6 +240,11 @@ class Client:
 
     def ends(self) -> list[str]:
         return [line["ended"] for line in self.lines() if "ended" in line]
+
+
+def place(host: Host, name: str = "") -> str:
+    """A host's API server in a list of backends."""
+    return f"{name or host.name} {host.ipv4}:{API_PORT}"
 
 
 def balancer(host: Host) -> dict[str, Any]:

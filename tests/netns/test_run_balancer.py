@@ -25,6 +25,7 @@ from balanced import (
     healthy,
     link_certificates,
     now,
+    place,
     readiness,
 )
 from cluster import HANG_S, holder, metric, reasons
@@ -245,6 +246,31 @@ def test_backends_come_and_go_by_the_api_without_a_lost_request(
     daemon.wait_for(first.is_ready, HANG_S, "is not ready")
     lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
     assert balancer(first)["backends_known_by"] == "kept"
+
+
+def test_a_new_backend_gets_nothing_before_it_is_ready(make: Callable[..., Balanced]) -> None:
+    it = make(hosts=3)
+    lab = it.lab
+    first, second, third = lab.hosts
+    for host in lab.hosts:
+        it.serve(host)
+    it.say_ready(500, third)
+    it.start_listing(first, place(first), place(second), load_balancer_balance="roundrobin")
+    daemon = it.daemons[first.name]
+    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    client = it.requests()
+    client.wait_for(20, 0.0, servers={"h1", "h2"})
+
+    it.list_backends(first, *map(place, lab.hosts))
+    daemon.wait_for(
+        lambda: "L7STS" in backends(first)["h3"]["check"], HANG_S, "does not ask the new one"
+    )
+    asked_at = now()
+    client.wait_for(20, asked_at)
+    assert backends(first)["h3"]["sessions_total"] == 0
+    it.say_ready(200, third)
+    client.wait_for(20, asked_at, servers={"h1", "h2", "h3"})
+    assert client.failures() == []
 
 
 def _relay(it: Balanced, address: str) -> str:

@@ -272,7 +272,7 @@ def test_changes_are_made_in_turn_and_what_is_refused_is_told(tmp_path: Path) ->
         async with listening(config.socket_file, haproxy):
             watch = BalancerWatch(config, 1.0, lambda _event: None)
             hand = BalancerHand(config, watch.api, failures.append)
-            for change in (Change.REMOVE, Change.ADD, Change.DRAIN, Change.CUT):
+            for change in (Change.REMOVE, Change.ADD, Change.ENABLE, Change.DRAIN, Change.CUT):
                 action = ChangeBalancer(change=change, name="a", backend=A)
                 hand.change(action)
                 hand.change(action)
@@ -288,8 +288,9 @@ def test_changes_are_made_in_turn_and_what_is_refused_is_told(tmp_path: Path) ->
         "set server apiserver/a state maint",
         "del server apiserver/a",
         "add server apiserver/a 192.0.2.1:6443",
-        "set server apiserver/a health down",
         "enable health apiserver/a",
+        "set server apiserver/a state drain",
+        "set server apiserver/a health down",
         "set server apiserver/a state ready",
         "set server apiserver/a state drain",
         "shutdown sessions server apiserver/a",

@@ -323,7 +323,11 @@ class Balancer:
             server = there.get(name)
             if server is None:
                 yield ChangeBalancer(change=Change.ADD, name=name, backend=backend)
-            elif server.endpoint == backend.endpoint and server.is_disabled:
+            elif server.endpoint != backend.endpoint:
+                continue
+            elif server.status.startswith("MAINT"):
+                yield ChangeBalancer(change=Change.PROVE, name=name)
+            elif server.status.startswith("DRAIN") and server.is_asked:
                 yield ChangeBalancer(change=Change.ENABLE, name=name)
         for server in answer.servers:
             listed = wanted.get(server.name)
@@ -369,7 +373,8 @@ class Balancer:
                     yield _told(server, Reason.BACKEND_LISTED)
             if is_unlisted or server.is_disabled:
                 continue
-            is_down = server.status.startswith("DOWN")
+            # One that proves itself is down too, and no check of it has failed.
+            is_down = server.status.startswith("DOWN") and server.check != "L7OK"
             if server.is_healthy and noted.is_healthy is not True:
                 noted.is_healthy = True
                 yield _told(server, Reason.BACKEND_HEALTHY)

@@ -7,6 +7,12 @@ Backends come and go by `add server` and `del server`, which HAProxy has since 2
 check needs. Rejected: spare slots (`server-template`), since their number must be known before,
 and a slot's name says nothing in the statistics. A dynamic server takes nothing from
 `default-server`, so both forms of a server are made here, of the same words.
+
+A server that leaves `MAINT` counts as up until its first check, and would be sent connections
+meanwhile. So one that is added goes from `MAINT` to `DRAIN`, in which it is checked and gets none,
+and is taken for down; `ready` is said to it once HAProxy has found it up. Whatever is left half
+done shows in the next answer as one of these states. Rejected: `state ready; health down` in one
+line, since HAProxy's other threads accept connections between the two.
 """
 
 from __future__ import annotations
@@ -48,8 +54,10 @@ class Change(StrEnum):
 
     ADD = "add"
     """Make it, as one that has yet to prove itself."""
+    PROVE = "prove"
+    """Check it, and send it nothing: it was made, and no more."""
     ENABLE = "enable"
-    """Send it connections: it was made, but not enabled, or was on its way out."""
+    """Send it connections: it has proved itself, or was on its way out."""
     DRAIN = "drain"
     """No new connections; those that it has go on."""
     REMOVE = "remove"
@@ -296,17 +304,18 @@ def commands(
         ValueError: as `configuration`.
     """
     server = f"{BACKEND}/{_name(name)}"
-    enable = (f"enable health {server}", f"set server {server} state ready")
+    prove = (
+        f"enable health {server}",
+        f"set server {server} state drain",
+        f"set server {server} health down",
+    )
     match change:
         case Change.ADD:
-            return (
-                f"add server {server} {_words(config, backend)}",
-                # A new server would be sent connections before its first check.
-                f"set server {server} health down",
-                *enable,
-            )
+            return (f"add server {server} {_words(config, backend)}", *prove)
+        case Change.PROVE:
+            return prove
         case Change.ENABLE:
-            return enable
+            return (f"set server {server} state ready",)
         case Change.DRAIN:
             return (f"set server {server} state drain",)
         case Change.CUT:
