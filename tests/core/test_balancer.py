@@ -21,12 +21,21 @@ from havip.core.events import (
     ProbeResult,
     Reconfigured,
 )
-from havip.core.haproxy import GRACE_S, Answer, Change, Server, called, fingerprint, server_of
+from havip.core.haproxy import (
+    GRACE_S,
+    Answer,
+    Change,
+    Server,
+    called,
+    fingerprint,
+    server_of,
+)
 from havip.core.reasons import Reason, State
 
 A = Backend("a", ip_address("192.0.2.1"), 6443)
 B = Backend("b", ip_address("192.0.2.2"), 6443)
 C = Backend("c", ip_address("192.0.2.3"), 6443)
+Z = Backend("z", ip_address("192.0.2.26"), 6443)
 STATIC = BalancerConfig(binds=(ip_address("0.0.0.0"),), backends=(A, B))
 DISCOVERING = replace(STATIC, backends=None)
 
@@ -128,9 +137,34 @@ def told(actions: list[Any]) -> list[tuple[Reason | None, object]]:
             id="not listed, and drained",
         ),
         pytest.param(
+            (server(C, sessions=2),),
+            [(Change.ADD, "a"), (Change.ADD, "b")],
+            id="all replaced: the old one serves on",
+        ),
+        pytest.param(
+            (down(A), down(B, check="INI"), server(C), down(Z)),
+            [],
+            id="all replaced: none of the new ones is healthy yet",
+        ),
+        pytest.param(
+            (server(A), down(B), server(C, sessions=2), down(Z)),
+            [(Change.DRAIN, "c"), (Change.REMOVE, "z")],
+            id="all replaced: the first of the new ones is healthy",
+        ),
+        pytest.param(
+            (down(A), down(B), server(C, status="DRAIN")),
+            [(Change.REMOVE, "c")],
+            id="not listed, drained, and no other is left: it stays so",
+        ),
+        pytest.param(
             (server(A), server(B, endpoint="192.0.2.9:6443")),
             [(Change.REMOVE, "b")],
             id="moved by hand",
+        ),
+        pytest.param(
+            (down(A), server(B, endpoint="192.0.2.9:6443")),
+            [(Change.REMOVE, "b")],
+            id="moved by hand, and in the way of what is listed",
         ),
         pytest.param(
             (server(A), down(B, check="L4TOUT", check_detail="", sessions=4)),
@@ -218,7 +252,19 @@ def test_the_name_of_a_server_is_that_of_its_backend(backend: Backend) -> None:
             id="taken for healthy, and HAProxy cannot ask",
         ),
         pytest.param(
-            answered(server(C)), ProbeResult.FAILED, "none is added yet", id="others than listed"
+            answered(server(C)), ProbeResult.PASSED, "", id="another than listed, which serves on"
+        ),
+        pytest.param(
+            answered(down(A), down(B), server(C, sessions=2)),
+            ProbeResult.PASSED,
+            "",
+            id="none that is listed, and another serves on",
+        ),
+        pytest.param(
+            answered(server(C, status="DRAIN", sessions=2)),
+            ProbeResult.FAILED,
+            "none is added yet",
+            id="another than listed, which was drained",
         ),
         pytest.param(
             answered(server(A), version="2.4.22"),
@@ -374,6 +420,13 @@ def test_what_happens_is_told_once() -> None:
         (answered(server(A), server(C, sessions=1)), [(Reason.BACKEND_UNLISTED, "c")]),
         (answered(server(A), server(C, status="DRAIN", sessions=1)), []),
         (answered(server(A)), [(Reason.BACKEND_DRAINED, "c")]),
+        (answered(down(A), server(C)), [(Reason.BACKEND_FAILED, "a"), (Reason.BACKEND_KEPT, "c")]),
+        (answered(down(A), server(C)), []),
+        (
+            answered(server(A), server(C)),
+            [(Reason.BACKEND_HEALTHY, "a"), (Reason.BACKEND_UNLISTED, "c")],
+        ),
+        (answered(server(A)), [(Reason.BACKEND_DRAINED, "c")]),
     ]
     for event, expected in story:
         _, actions = balancer.handle_answer(event)
@@ -513,5 +566,5 @@ def test_a_reload_gives_other_backends_at_once() -> None:
     d.become_active()
     d.balancer = replace(STATIC, backends=(C,))
     assert KeepBackends(backends=(C,)) in d.tell(Reconfigured(config=d.config))
-    actions = d.tell(answered(server(A)))
-    assert changes(actions) == [(Change.ADD, "c"), (Change.REMOVE, "a")]
+    assert changes(d.tell(answered(server(A)))) == [(Change.ADD, "c")]
+    assert changes(d.tell(answered(server(A), server(C)))) == [(Change.REMOVE, "a")]

@@ -273,6 +273,43 @@ def test_a_new_backend_gets_nothing_before_it_is_ready(make: Callable[..., Balan
     assert client.failures() == []
 
 
+def test_a_list_that_is_replaced_as_a_whole_costs_nothing(make: Callable[..., Balanced]) -> None:
+    """What is listed no more serves on until one that is listed is healthy."""
+    it = make(hosts=2)
+    lab = it.lab
+    first, second = lab.hosts
+    for host in lab.hosts:
+        it.serve(host)
+    it.start_listing(first, *map(place, lab.hosts))
+    daemon = it.daemons[first.name]
+    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    client, watch = it.requests(), it.watch()
+    client.wait_for(20, 0.0, servers={"h1", "h2"})
+    watch.wait_for_watch(1)
+
+    it.list_backends(first, place(first, "renamed-1"), place(second, "renamed-2"))
+    daemon.wait_for(
+        lambda: healthy(first) == {"renamed-1", "renamed-2"}, HANG_S, "does not go over"
+    )
+    it.say_ready(500, second)
+    daemon.wait_for(lambda: healthy(first) == {"renamed-1"}, HANG_S, "does not see it fail")
+    it.list_backends(first, place(second, "moved"))
+    daemon.wait_for(
+        lambda: "L7STS" in backends(first).get("moved", {"check": ""})["check"], HANG_S, "no check"
+    )
+    failed_at = now()
+    client.wait_for(20, failed_at, servers={"h1"})
+    assert healthy(first) == {"renamed-1"}
+    assert "backend_kept" in reasons(daemon, "backend")
+    it.say_ready(200, second)
+    client.wait_for(20, failed_at, servers={"h2"})
+    daemon.wait_for(lambda: healthy(first) == {"moved"}, HANG_S, "does not drain the old one")
+    assert lab.watch.holders(lab.vip_address) == (first.name,)
+    assert reasons(daemon, "moved")[-1] != "check_failed"
+    assert watch.ends() == []
+    assert client.failures() == []
+
+
 def _relay(it: Balanced, address: str) -> str:
     path = it.lab.directory / "relay.cfg"
     path.write_text(

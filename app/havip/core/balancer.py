@@ -8,6 +8,10 @@ What HAProxy has is compared with what it should have at each of its answers, an
 difference is said. So it does not matter which of them was lost, refused or undone, nor whether
 HAProxy has been started anew meanwhile. A list without a backend is not believed: no list of the
 API servers of a cluster that answers can be empty.
+
+Make before break: what is listed no more serves on until one that is listed is healthy. Whoever
+renames all, or moves the only one, would cut off every client else; and of a list of which nothing
+works, the one before is the better guess. What was drained already stays so.
 """
 
 from __future__ import annotations
@@ -118,7 +122,8 @@ class _Noted:
     """What was told of a server, so that it is told once."""
 
     is_healthy: bool | None = None
-    is_unlisted: bool | None = None
+    standing: Reason | None = None
+    """Whether it is listed, kept or unlisted."""
     is_cut: bool = False
     endpoint: str = ""
 
@@ -300,7 +305,8 @@ class Balancer:
             return f"no backend is known: {self._missing or 'none is listed yet'}"
         wanted = self._servers
         listed = [each for each in answer.servers if each.name in wanted]
-        if any(each.is_healthy for each in listed):
+        # Or one that is listed no more: it is drained only when a listed one is healthy.
+        if any(each.is_healthy for each in answer.servers):
             return ""
         told = ", ".join(f"{called(each.name)}: {_check(each)}" for each in listed[:5])
         return f"none of {len(self._wanted)} backends is healthy ({told or 'none is added yet'})"
@@ -316,6 +322,17 @@ class Balancer:
             f"HAProxy itself would listen: {CHOICES}"
         )
 
+    def _split(self, answer: Answer) -> tuple[list[Server], list[Server]]:
+        """The servers that are listed, and those that are not, or stand elsewhere."""
+        wanted = self._servers
+        listed: list[Server] = []
+        unlisted: list[Server] = []
+        for server in answer.servers:
+            backend = wanted.get(server.name)
+            is_listed = backend is not None and backend.endpoint == server.endpoint
+            (listed if is_listed else unlisted).append(server)
+        return listed, unlisted
+
     def _reconcile(self, answer: Answer) -> Iterator[Action]:
         there = {each.name: each for each in answer.servers}
         wanted = self._servers
@@ -329,15 +346,25 @@ class Balancer:
                 yield ChangeBalancer(change=Change.PROVE, name=name)
             elif server.status.startswith("DRAIN") and server.is_asked:
                 yield ChangeBalancer(change=Change.ENABLE, name=name)
+        listed, unlisted = self._split(answer)
+        # One that was moved by hand is in the way of the listed one of its name.
+        leaving = set(wanted)
+        if any(each.is_healthy for each in listed):
+            leaving |= there.keys()
+        yield from self._let_go(unlisted, leaving)
         for server in answer.servers:
-            listed = wanted.get(server.name)
-            if listed is None or listed.endpoint != server.endpoint:
-                if server.sessions == 0:
-                    yield ChangeBalancer(change=Change.REMOVE, name=server.name)
-                elif not server.is_disabled:
-                    yield ChangeBalancer(change=Change.DRAIN, name=server.name)
             if server.is_silent and server.sessions > 0:
                 yield ChangeBalancer(change=Change.CUT, name=server.name)
+
+    def _let_go(self, unlisted: list[Server], leaving: set[str]) -> Iterator[Action]:
+        for server in unlisted:
+            name = server.name
+            if name not in leaving and not server.is_disabled:
+                continue
+            if server.sessions == 0:
+                yield ChangeBalancer(change=Change.REMOVE, name=name)
+            elif not server.is_disabled:
+                yield ChangeBalancer(change=Change.DRAIN, name=name)
 
     def _note_full(self, answer: Answer) -> Iterator[Report]:
         """An alarm, and no reason to move: the clients would all come along."""
@@ -359,19 +386,21 @@ class Balancer:
 
     def _note(self, answer: Answer) -> Iterator[Report]:
         """Tell what has changed since the answer before."""
-        wanted = self._servers
         there = {each.name for each in answer.servers}
+        listed, _ = self._split(answer)
+        has_healthy = any(each.is_healthy for each in listed)
+        names = {each.name for each in listed}
         for server in answer.servers:
             noted = self._noted.setdefault(server.name, _Noted(endpoint=server.endpoint))
-            backend = wanted.get(server.name)
-            is_unlisted = backend is None or backend.endpoint != server.endpoint
-            if is_unlisted != noted.is_unlisted:
-                noted.is_unlisted = is_unlisted
-                if is_unlisted:
-                    yield _told(server, Reason.BACKEND_UNLISTED, sessions=server.sessions)
-                else:
-                    yield _told(server, Reason.BACKEND_LISTED)
-            if is_unlisted or server.is_disabled:
+            standing = Reason.BACKEND_LISTED
+            if server.name not in names:
+                is_kept = server.is_healthy and not has_healthy
+                standing = Reason.BACKEND_KEPT if is_kept else Reason.BACKEND_UNLISTED
+            if standing is not noted.standing:
+                noted.standing = standing
+                is_new = standing is Reason.BACKEND_LISTED
+                yield _told(server, standing, **({} if is_new else {"sessions": server.sessions}))
+            if standing is not Reason.BACKEND_LISTED or server.is_disabled:
                 continue
             # One that proves itself is down too, and no check of it has failed.
             is_down = server.status.startswith("DOWN") and server.check != "L7OK"
@@ -387,7 +416,7 @@ class Balancer:
             noted.is_cut = is_cut
         for name in self._noted.keys() - there:
             gone = self._noted.pop(name)
-            if gone.is_unlisted:
+            if gone.standing is not Reason.BACKEND_LISTED:
                 yield Report(
                     topic=Topic.BACKEND,
                     reason=Reason.BACKEND_DRAINED,

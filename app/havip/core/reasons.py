@@ -99,6 +99,8 @@ class Reason(StrEnum):
     """A backend is new in the list: the balancer sends connections there once it is healthy."""
     BACKEND_UNLISTED = "backend_unlisted"
     """A backend is listed no more: it gets no new connections, and those it has may end."""
+    BACKEND_KEPT = "backend_kept"
+    """A backend is listed no more, and gets connections on: of those listed none is healthy."""
     BACKEND_DRAINED = "backend_drained"
     """The last connection of a backend that is listed no more has ended."""
     BACKEND_HEALTHY = "backend_healthy"
