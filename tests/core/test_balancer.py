@@ -10,7 +10,7 @@ import pytest
 from driver import V4, V6, Driver, Net, router
 
 from havip.core.actions import ChangeBalancer, KeepBackends, Report, Topic
-from havip.core.balancer import BALANCER, Balancer, carried_over, unheard
+from havip.core.balancer import BACKENDS, BALANCER, Balancer, carried_over, unheard
 from havip.core.config import Backend, Balance, BalancerConfig
 from havip.core.events import (
     BackendsListed,
@@ -28,6 +28,7 @@ from havip.core.haproxy import (
     Server,
     called,
     fingerprint,
+    read_answer,
     server_of,
 )
 from havip.core.reasons import Reason, State
@@ -211,6 +212,65 @@ def test_a_backend_that_moves_is_added_at_once_and_its_old_place_is_drained() ->
         ("b_192.0.2.9:6443", old.endpoint, False),
         ("c", C.endpoint, False),
     ]
+
+
+def test_one_that_is_down_and_not_listed_is_told_to_drain_once() -> None:
+    """HAProxy shows a server that is down as `DOWN`, drained or not."""
+    balancer = Balancer(STATIC)
+    failing = down(C, check="L7STS", check_code="500", sessions=2)
+    told = [
+        ((server(A), failing), [(Change.DRAIN, "c")]),
+        ((server(A), failing), []),
+        ((server(A), replace(failing, status="DOWN 1/2")), []),
+        # What was said is lost: it is seen once it is up.
+        ((server(A), server(C, sessions=2)), [(Change.DRAIN, "c")]),
+        ((server(A), server(C, status="DRAIN", sessions=2)), []),
+        ((server(A), failing), [(Change.DRAIN, "c")]),
+        ((server(A), replace(failing, sessions=0)), [(Change.REMOVE, "c")]),
+    ]
+    for servers, expected in told:
+        _, actions = balancer.handle_answer(answered(*servers, server(B)))
+        assert changes(actions) == expected
+
+
+def do(action: ChangeBalancer, there: dict[str, Server]) -> None:
+    """As a HAProxy does whose checks pass at once, and whose every server then has a watch."""
+    old = there.get(action.name)
+    if action.change is Change.ADD:
+        assert action.backend
+        there.setdefault(action.name, server(action.backend, status="DRAIN"))
+    elif old and action.change is Change.REMOVE and old.sessions == 0:
+        del there[action.name]
+    elif old:
+        made: dict[Change, dict[str, Any]] = {
+            Change.ENABLE: {"status": "UP", "sessions": 1},
+            Change.DRAIN: {"status": "DRAIN"},
+            Change.CUT: {"sessions": 0},
+        }
+        there[action.name] = replace(old, **made.get(action.change, {}))
+
+
+def test_haproxy_never_has_more_servers_than_an_answer_can_tell_of() -> None:
+    """A list that is replaced again and again, while every connection lasts."""
+    balancer = Balancer(STATIC)
+    there: dict[str, Server] = {}
+    waiting: list[Any] = []
+    for generation, answers in enumerate([1, 2, 3, 4, 5] * 4 + [20]):
+        listed = [Backend(f"b{generation}", A.address, 1 + each) for each in range(BACKENDS)]
+        balancer.reconfigure(replace(STATIC, backends=tuple(listed)))
+        for _ in range(answers):
+            _, decided = balancer.handle_answer(answered(*there.values()))
+            # Done an answer late, when there may be another list.
+            for action in waiting:
+                if isinstance(action, ChangeBalancer):
+                    do(action, there)
+            waiting = decided
+            rows = "".join(f"apiserver,{name}\n" for name in there)
+            text = f"# pxname,svname\nclients,FRONTEND\n{rows}apiserver,BACKEND\n"
+            assert len(read_answer("Version: 3.0.0", text).servers) == len(there)
+    assert {name for name, each in there.items() if each.status == "UP"} == {
+        server_of(each) for each in listed
+    }
 
 
 @pytest.mark.parametrize(

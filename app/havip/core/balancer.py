@@ -72,6 +72,12 @@ _ROOM: Final = 0.9
 """Below this share of its connections a balancer that was full is so no more: one that ends makes
 room for one that waits, and a balancer that is as good as full would be told of each time."""
 
+_LEAVING: Final = BACKENDS
+"""As many that are listed no more keep their connections."""
+_SERVERS: Final = 160
+"""With as many, HAProxy gets no more until some have left. A list that waits to be added may come
+on top: an answer can have some 250."""
+
 _INTERVAL_S: Final = 1.0
 _TIMEOUT_S: Final = 0.9
 
@@ -138,6 +144,8 @@ class Balancer:
         self._answer: Answer | None = None
         self._problem = "it has not answered yet"
         self._noted: dict[str, _Noted] = {}
+        self._drained: set[str] = set()
+        """Told so while they are down, when HAProxy does not show it."""
         self._kept: tuple[Backend, ...] = ()
         self._missing = ""
         self._is_full = False
@@ -336,10 +344,13 @@ class Balancer:
     def _reconcile(self, answer: Answer) -> Iterator[Action]:
         there = {each.name: each for each in answer.servers}
         wanted = self._servers
+        room = _SERVERS - len(there)
         for name, backend in wanted.items():
             server = there.get(name)
             if server is None:
-                yield ChangeBalancer(change=Change.ADD, name=name, backend=backend)
+                if room > 0:
+                    yield ChangeBalancer(change=Change.ADD, name=name, backend=backend)
+                room -= 1
             elif server.endpoint != backend.endpoint:
                 continue
             elif server.status.startswith("MAINT"):
@@ -347,24 +358,28 @@ class Balancer:
             elif server.status.startswith("DRAIN") and server.is_asked:
                 yield ChangeBalancer(change=Change.ENABLE, name=name)
         listed, unlisted = self._split(answer)
+        surplus = _surplus(unlisted)
         # One that was moved by hand is in the way of the listed one of its name.
-        leaving = set(wanted)
+        leaving = surplus | wanted.keys()
         if any(each.is_healthy for each in listed):
             leaving |= there.keys()
         yield from self._let_go(unlisted, leaving)
         for server in answer.servers:
-            if server.is_silent and server.sessions > 0:
+            if server.sessions > 0 and (server.is_silent or server.name in surplus):
                 yield ChangeBalancer(change=Change.CUT, name=server.name)
 
     def _let_go(self, unlisted: list[Server], leaving: set[str]) -> Iterator[Action]:
+        down = {each.name for each in unlisted if each.status.startswith("DOWN")}
+        self._drained &= down
         for server in unlisted:
             name = server.name
             if name not in leaving and not server.is_disabled:
                 continue
             if server.sessions == 0:
                 yield ChangeBalancer(change=Change.REMOVE, name=name)
-            elif not server.is_disabled:
+            elif not server.is_disabled and name not in self._drained:
                 yield ChangeBalancer(change=Change.DRAIN, name=name)
+                self._drained |= down & {name}
 
     def _note_full(self, answer: Answer) -> Iterator[Report]:
         """An alarm, and no reason to move: the clients would all come along."""
@@ -431,6 +446,16 @@ def _no_other(backends: Collection[Backend]) -> str:
         f"the Kubernetes API lists {min(backends)}, which is the VIP: have the API servers "
         "advertise their nodes' own addresses (--advertise-address)"
     )
+
+
+def _surplus(unlisted: Collection[Server]) -> set[str]:
+    """Of more than may leave at a time: first what is not healthy, then what has few connections.
+
+    Without a bound, the answer with all of them would be too long to be read.
+    """
+    count = max(0, len(unlisted) - _LEAVING)
+    chosen = sorted(unlisted, key=lambda each: (each.is_healthy, each.sessions))
+    return {each.name for each in chosen[:count]}
 
 
 def _told(server: Server, reason: Reason, **fields: str | int) -> Report:
