@@ -49,6 +49,7 @@ def server(backend: Backend, **changes: Any) -> Server:
         "check": "L7OK",
         "check_code": "200",
         "check_detail": "",
+        "changed_s": 3600,
     }
     counts = (
         *("sessions", "sessions_total", "bytes_in", "bytes_out"),
@@ -171,6 +172,16 @@ def told(actions: list[Any]) -> list[tuple[Reason | None, object]]:
             (server(A), down(B, check="L4TOUT", check_detail="", sessions=4)),
             [(Change.CUT, "b")],
             id="its host is gone, and clients wait",
+        ),
+        pytest.param(
+            (server(A), down(B, check="L4TOUT", check_detail="", sessions=4, changed_s=4)),
+            [],
+            id="its host is gone, and HAProxy may yet connect elsewhere",
+        ),
+        pytest.param(
+            (server(A), down(B, check="L4TOUT", check_detail="", sessions=4, changed_s=5)),
+            [(Change.CUT, "b")],
+            id="its host is gone, and those were redispatched",
         ),
         pytest.param(
             (server(A), down(B, check_detail="No route to host", sessions=4)),

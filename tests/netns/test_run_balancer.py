@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from api_clients import TIMEOUT_S
 from balanced import (
     API_PORT,
     PORT,
@@ -308,6 +309,35 @@ def test_a_list_that_is_replaced_as_a_whole_costs_nothing(make: Callable[..., Ba
     assert reasons(daemon, "moved")[-1] != "check_failed"
     assert watch.ends() == []
     assert client.failures() == []
+
+
+def test_a_host_that_is_gone_costs_its_watches_and_no_request(
+    make: Callable[..., Balanced],
+) -> None:
+    """HAProxy makes a connection elsewhere that it cannot make; havip ends what waits in vain."""
+    it = make(hosts=3)
+    lab = it.lab
+    first, _, third = lab.hosts
+    for host in lab.hosts:
+        it.serve(host)
+    it.balance(first, load_balancer_balance="roundrobin")
+    daemon = it.hold(first, load_balancer_balance="roundrobin")
+    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    daemon.wait_for(lambda: len(healthy(first)) == 3, HANG_S, "not all are healthy")
+    watch = it.watch(count=6)
+    watch.wait_for_watch(6)
+    client = it.requests()
+    client.wait_for(20, 0.0, servers={"h1", "h2", "h3"})
+
+    third.cut()
+    cut_at = now()
+    watch.process.wait_for(watch.ends, HANG_S, "no watch has ended")
+    watch.wait_for_watch(7)
+    assert "backend_silent" in reasons(daemon, "backend")
+    # By then every request that began before has been told of, the unanswered ones as well.
+    client.wait_for(20, now() + TIMEOUT_S, servers={"h1", "h2"})
+    assert client.failures(cut_at) == []
+    assert backends(first)["h3"]["redispatches_total"] > 0
 
 
 def _relay(it: Balanced, address: str) -> str:

@@ -33,9 +33,9 @@ from havip.sense.haproxy import BalancerWatch
 INFO = "Name: HAProxy\nVersion: 2.6.12-1\nPid: 17\nUptime_sec: 60\ndescription: havip 1\n"
 STAT = (
     "# pxname,svname,scur,slim,stot,bin,bout,econ,wretr,wredis,status,check_status,check_code,"
-    "last_chk,addr,\n"
+    "last_chk,addr,lastchg\n"
     "clients,FRONTEND,3,100,9,1,2,,,,OPEN,,,,,\n"
-    "apiserver,a,2,,8,10,20,1,2,3,UP,* L7OK,200,,192.0.2.1:6443,\n"
+    "apiserver,a,2,,8,10,20,1,2,3,UP,* L7OK,200,,192.0.2.1:6443,7\n"
     "apiserver,BACKEND,2,,8,10,20,1,2,3,UP,,,,,\n"
     "other,b,2,,8,10,20,1,2,3,UP,L7OK,200,,192.0.2.1:6443,\n"
 )
@@ -53,6 +53,7 @@ def test_an_answer_of_haproxy() -> None:
     (server,) = answer.servers
     assert (server.name, server.endpoint, server.check) == ("a", "192.0.2.1:6443", "L7OK")
     assert (server.sessions, server.bytes_out, server.redispatches) == (2, 20, 3)
+    assert server.changed_s == 7
     assert server.is_healthy
     assert answer.sessions_limit == 100
     assert (answer.frontend, answer.is_stopping) == ("OPEN", False)

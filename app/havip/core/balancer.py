@@ -72,6 +72,9 @@ _ROOM: Final = 0.9
 """Below this share of its connections a balancer that was full is so no more: one that ends makes
 room for one that waits, and a balancer that is as good as full would be told of each time."""
 
+_REDISPATCHED_S: Final = 2
+"""HAProxy counts up to one second too many, and needs a moment for all of them."""
+
 _LEAVING: Final = BACKENDS
 """As many that are listed no more keep their connections."""
 _SERVERS: Final = 160
@@ -365,8 +368,18 @@ class Balancer:
             leaving |= there.keys()
         yield from self._let_go(unlisted, leaving)
         for server in answer.servers:
-            if server.sessions > 0 and (server.is_silent or server.name in surplus):
+            if self._is_lost(server) or (server.sessions > 0 and server.name in surplus):
                 yield ChangeBalancer(change=Change.CUT, name=server.name)
+
+    def _is_lost(self, server: Server) -> bool:
+        """Whether connections of it wait in vain.
+
+        Not as soon as it is silent: those that are just being made would be closed with the rest,
+        and HAProxy makes them elsewhere once `timeout connect` is over.
+        """
+        since_s = server.changed_s - _REDISPATCHED_S
+        is_silent = server.is_silent and since_s >= self._config.connect_timeout_s
+        return is_silent and server.sessions > 0
 
     def _let_go(self, unlisted: list[Server], leaving: set[str]) -> Iterator[Action]:
         down = {each.name for each in unlisted if each.status.startswith("DOWN")}
@@ -425,7 +438,7 @@ class Balancer:
             elif is_down and noted.is_healthy is not False and server.check != "INI":
                 noted.is_healthy = False
                 yield _told(server, Reason.BACKEND_FAILED, detail=_check(server))
-            is_cut = server.is_silent and server.sessions > 0
+            is_cut = self._is_lost(server)
             if is_cut and not noted.is_cut:
                 yield _told(server, Reason.BACKEND_SILENT, sessions=server.sessions)
             noted.is_cut = is_cut

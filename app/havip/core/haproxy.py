@@ -80,6 +80,8 @@ class Server:
     """The HTTP status of the check, or empty."""
     check_detail: str
     """What the kernel said to it, such as `Connection refused`, or empty."""
+    changed_s: int
+    """Since it last went up or down: of whole seconds, up to one too many."""
     sessions: int
     sessions_total: int
     bytes_in: int
@@ -393,6 +395,7 @@ def _server(name: str, row: dict[str, str]) -> Server:
         check=(row.get("check_status") or "").removeprefix("* "),
         check_code=row.get("check_code") or "",
         check_detail=row.get("last_chk") or "",
+        changed_s=_number(row, "lastchg"),
         sessions=_number(row, "scur"),
         sessions_total=_number(row, "stot"),
         bytes_in=_number(row, "bin"),
