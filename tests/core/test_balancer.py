@@ -184,6 +184,11 @@ def told(actions: list[Any]) -> list[tuple[Reason | None, object]]:
             id="its host is gone, and those were redispatched",
         ),
         pytest.param(
+            (server(A), down(B, check="L6TOUT", check_detail="", sessions=4)),
+            [],
+            id="slow: its kernel answers",
+        ),
+        pytest.param(
             (server(A), down(B, check_detail="No route to host", sessions=4)),
             [(Change.CUT, "b")],
             id="its host does not answer ARP, and clients wait",

@@ -107,11 +107,15 @@ class Server:
 
     @property
     def is_silent(self) -> bool:
-        """Down, and not even its host's kernel answers: whoever waits for it waits in vain."""
+        """Down, and not even its host's kernel answers: whoever waits for it waits in vain.
+
+        One that takes the connection and is silent then (L6TOUT, L7TOUT) may be slow, or stopped
+        for a while: its watches go on when it does.
+        """
         if not self.status.startswith("DOWN"):
             return False
         is_refused = "refused" in self.check_detail.lower()
-        return self.check in {"L4TOUT", "L6TOUT"} or (self.check == "L4CON" and not is_refused)
+        return self.check == "L4TOUT" or (self.check == "L4CON" and not is_refused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
