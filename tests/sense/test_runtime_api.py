@@ -69,14 +69,39 @@ def test_a_backend_that_is_called_as_haproxys_sums_are(name: str) -> None:
     assert (answer.frontend, answer.sessions) == ("OPEN", 3)
 
 
-@given(info=st.text(max_size=200), statistics=st.text(max_size=400))
+PIECES = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from([*STAT.replace("\n", ",\n,").split(","), '"', ",", "\0", "\r", "\n", "9" * 30]),
+    # As long as an answer may be, and as no field of a table may be.
+    st.sampled_from("x\"'\0 \ufffd9").map(lambda each: each * 140_000),
+)
+
+
+@given(
+    info=st.text(max_size=200),
+    statistics=st.one_of(st.text(max_size=400), st.lists(PIECES, max_size=30).map("".join)),
+)
 def test_no_answer_raises_anything_but_a_value_error(info: str, statistics: str) -> None:
     for text in (info, INFO + info):
-        try:
-            answer = read_answer(text, "# pxname,svname\napiserver," + statistics)
-        except ValueError:
-            continue
-        assert answer.version
+        for head in ("", "# pxname,svname\napiserver,", STAT + "apiserver,b,"):
+            try:
+                answer = read_answer(text, head + statistics)
+            except ValueError:
+                continue
+            assert answer.version
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        pytest.param('"' + "x" * 140_000, id="quoted, without an end"),
+        pytest.param('"' + "x,\n" * 50 + "y" * 140_000 + '"', id="quoted, of many lines"),
+        pytest.param("x" * 140_000, id="bare"),
+    ],
+)
+def test_a_field_that_is_too_long_is_no_answer(field: str) -> None:
+    with pytest.raises(ValueError, match="is no table: field larger than"):
+        read_answer(INFO, f"{STAT}apiserver,{field}")
 
 
 @pytest.mark.parametrize(

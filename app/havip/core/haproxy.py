@@ -20,7 +20,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -368,7 +368,7 @@ def read_answer(info: str, statistics: str) -> Answer:
     servers = []
     frontend = ""
     sessions = sessions_limit = sessions_total = 0
-    for row in csv.DictReader(rows):
+    for row in _table(rows):
         proxy, server = row.get("pxname"), row.get("svname")
         if proxy == FRONTEND and server == "FRONTEND":
             frontend = row.get("status") or ""
@@ -388,6 +388,13 @@ def read_answer(info: str, statistics: str) -> Answer:
         sessions_total=sessions_total,
         servers=tuple(servers),
     )
+
+
+def _table(rows: list[str]) -> Iterator[dict[str, str]]:
+    try:
+        yield from csv.DictReader(rows)
+    except csv.Error as error:
+        raise ValueError(f"the answer to `show stat` is no table: {error}") from error
 
 
 def _server(name: str, row: dict[str, str]) -> Server:
