@@ -250,7 +250,12 @@ def asked(directory: Path, handler: Handler | None, *, is_closing: bool = False)
 @pytest.mark.parametrize(
     ("handler", "result", "words"),
     [
-        pytest.param(None, ProbeResult.REFUSED, "No such file or directory", id="nobody"),
+        pytest.param(
+            None,
+            ProbeResult.REFUSED,
+            "haproxy.sock has no socket: it does not run, or is to be restarted if it does",
+            id="nobody",
+        ),
         pytest.param(never, ProbeResult.TIMED_OUT, "does not answer in time", id="silent"),
         pytest.param(hangs_up, ProbeResult.REFUSED, "closed", id="hangs up"),
         pytest.param(answering(), ProbeResult.MALFORMED, "has no version", id="no HAProxy"),

@@ -62,7 +62,10 @@ class BalancerWatch:
             result, detail = ProbeResult.TIMED_OUT, f"{where} does not answer in time"
         except (RuntimeApiError, ValueError) as error:
             result, detail = ProbeResult.MALFORMED, f"{where}: {error}"
-        except (ConnectionError, FileNotFoundError) as error:
+        except FileNotFoundError:
+            result = ProbeResult.REFUSED
+            detail = f"{where} has no socket: it does not run, or is to be restarted if it does"
+        except ConnectionError as error:
             # A socket file that nobody listens at is what a HAProxy that was killed leaves.
             result = ProbeResult.REFUSED
             detail = f"{where} does not run: {error.strerror or error}"
