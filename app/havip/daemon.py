@@ -52,6 +52,7 @@ from havip.core.actions import (
     RemoveAddress,
     Report,
     ResetConnections,
+    ResetFormerConnections,
     SendFrame,
     SendVrrp,
     StartProbe,
@@ -390,6 +391,8 @@ class Daemon:
                 failed = self._addresses.remove(action)
             case ResetConnections():
                 failed = self._addresses.reset_connections(action)
+            case ResetFormerConnections():
+                failed = self._addresses.reset_former_connections(action)
             case StartProbe() if action.check == BALANCER:
                 assert self._balancer is not None
                 self._balancer.start()

@@ -26,6 +26,7 @@ from havip.core.actions import (
     RemoveAddress,
     Report,
     ResetConnections,
+    ResetFormerConnections,
     SendFrame,
     SendVrrp,
     StartProbe,
@@ -498,7 +499,8 @@ def told(actions: list[Action], *kinds: type) -> list[Action]:
 
 
 def touches_the_world(actions: list[Action]) -> Iterator[Action]:
-    kinds = (SendVrrp, SendFrame, InstallAddress, RemoveAddress, ResetConnections)
+    resets = (ResetConnections, ResetFormerConnections)
+    kinds = (SendVrrp, SendFrame, InstallAddress, RemoveAddress, *resets)
     return (action for action in actions if isinstance(action, kinds))
 
 

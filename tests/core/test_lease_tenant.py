@@ -26,6 +26,7 @@ from havip.core.actions import (
     InstallAddress,
     ReadLease,
     RemoveAddress,
+    ResetFormerConnections,
     Topic,
     WriteLease,
 )
@@ -156,6 +157,14 @@ def test_why_a_node_holds(stored: LeaseRecord | None, reason: Reason) -> None:
     assert [(state, why) for _, state, why in d.moves][1:] == [(State.ACTIVE, reason)]
     assert d.on_interface == {V4.vip.interface}
     assert d.announcements
+
+
+def test_what_it_had_open_to_the_former_holder_ends_once_it_has_announced() -> None:
+    d = fleet().start()
+    d.run_for(1)
+    assert d.timed(ResetFormerConnections) == [
+        (d.announcements[0][0], ResetFormerConnections(address=V4.vip.address))
+    ]
 
 
 def test_an_address_comes_only_with_the_answer() -> None:

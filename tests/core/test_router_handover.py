@@ -30,6 +30,7 @@ from havip.core.actions import (
     InstallAddress,
     RemoveAddress,
     ResetConnections,
+    ResetFormerConnections,
     SendVrrp,
     Topic,
 )
@@ -529,6 +530,31 @@ def test_a_client_that_asks_in_the_overlap_is_told_at_once(net):
         before = len(d.announcements)
         d.tell(question(net.lower, net.vip.address))
         assert len(d.announcements) - before == expected
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_what_a_new_holder_had_open_to_the_former_one_ends_once_it_has_announced(net):
+    d = backup(net)
+    d.kernel_s = 0.0123
+    d.run_for(20)
+    ((at, reset),) = d.timed(ResetFormerConnections)
+    assert reset == ResetFormerConnections(address=net.vip.address)
+    assert at == d.announcements[0][0]
+    done = order([action for _, action in d.done])
+    assert done[done.index("ResetFormerConnections") - 1] == "SendFrame"
+
+    # Whoever deletes the address makes nobody else the holder.
+    d.done.clear()
+    d.lose_address(net.vip.interface)
+    d.run_for(1)
+    assert d.announcements
+    assert not d.timed(ResetFormerConnections)
+
+    # Another one had it meanwhile.
+    d.hear(150)
+    d.announce_from(net.higher)
+    d.run_for(10)
+    assert len(d.timed(ResetFormerConnections)) == 1
 
 
 def test_nothing_is_announced_before_the_kernel_has_confirmed_the_address():

@@ -25,6 +25,7 @@ from havip.core.actions import (
     InstallAddress,
     RemoveAddress,
     ResetConnections,
+    ResetFormerConnections,
     SendFrame,
     SendVrrp,
     Topic,
@@ -599,6 +600,9 @@ def test_a_vip_is_added_while_holding():
     assert not d.timed(RemoveAddress)
     assert not d.timed(ResetConnections)
     assert V4.second.address in {address for _, address in d.announcements}
+    assert [a for _, a in d.timed(ResetFormerConnections)] == [
+        ResetFormerConnections(address=V4.second.address)
+    ]
     assert d.adverts[-1][1].addresses == (V4.vip.address, V4.second.address)
     assert not d.moves
     ((_, report),) = d.reports(Topic.CONFIGURED)

@@ -26,9 +26,16 @@ from havip.act import addresses as addresses_module
 from havip.act import connections
 from havip.act.addresses import Addresses, Conflict
 from havip.act.lock import Lock, LockHeldError
-from havip.core.actions import InstallAddress, RemoveAddress, ResetConnections
+from havip.act.redirect import Redirection
+from havip.core.actions import (
+    InstallAddress,
+    RemoveAddress,
+    ResetConnections,
+    ResetFormerConnections,
+)
 from havip.core.config import RouterConfig
 from havip.core.events import ActionFailed
+from havip.core.redirect import Redirect
 from havip.sense.capabilities import missing_capabilities
 from havip.sense.host import read_host
 
@@ -228,6 +235,27 @@ def test_a_long_reset_delays_nothing_but_its_own_address(
     assert a.addresses()[str(VIP4)]["valid_life_time"] > 900
 
 
+def test_an_address_that_has_come_does_not_wait_for_a_reset(
+    hosts: tuple[Netns, Netns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = hosts
+    begun, may_end = threading.Event(), threading.Event()
+
+    def reset(_: IPv4Address | IPv6Address) -> None:
+        begun.set()
+        assert may_end.wait(PATIENCE_S)
+
+    monkeypatch.setattr(connections, "reset_former", reset)
+    with addresses_of(a) as addresses:
+        addresses.install(install())
+        addresses.reset_former_connections(ResetFormerConnections(address=VIP4))
+        assert begun.wait(PATIENCE_S)
+        addresses.install(install(valid_s=1000))
+        assert settle(addresses) == []
+        assert a.addresses()[str(VIP4)]["valid_life_time"] > 900
+        may_end.set()
+
+
 def test_the_end_waits_for_a_reset(
     hosts: tuple[Netns, Netns], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +291,25 @@ def test_where_the_kernel_resets_nothing_the_balancer_does_before_the_address_go
     addresses.close(PATIENCE_S)
     assert seen == [True, True]
     assert str(VIP4) not in a.addresses()
+
+
+def test_where_the_kernel_resets_nothing_it_is_told_once_and_the_balancer_goes_on(
+    hosts: tuple[Netns, Netns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = hosts
+    closed: list[str] = []
+
+    def unsupported(_address: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "")
+
+    monkeypatch.setattr(connections, "reset_former", unsupported)
+    addresses = a.run(lambda: Addresses(lambda: closed.append("closed")))
+    for _ in range(2):
+        addresses.reset_former_connections(ResetFormerConnections(address=VIP4))
+    (failure,) = read_until(addresses, [addresses.fileno()], bool)
+    addresses.close(PATIENCE_S)
+    assert (failure.action, failure.errno) == ("ResetFormerConnections", errno.EOPNOTSUPP)
+    assert closed == [], "its clients are the new holder's"
 
 
 def clean(host: Netns, config: RouterConfig) -> list[Conflict]:
@@ -381,10 +428,10 @@ def listen(host: Netns, address: str, family: socket.AddressFamily) -> socket.so
     return host.run(inside)
 
 
-def connect(host: Netns, target: str, source: str = "") -> socket.socket:
+def connect(host: Netns, target: str, source: str = "", port: int = 8080) -> socket.socket:
     return host.run(
         lambda: socket.create_connection(
-            (target, 8080), timeout=10, source_address=(source, 0) if source else None
+            (target, port), timeout=10, source_address=(source, 0) if source else None
         )
     )
 
@@ -462,6 +509,51 @@ def test_connections_of_this_node_to_the_vip_are_reset(hosts: tuple[Netns, Netns
         addresses.reset_connections(ResetConnections(address=VIP4))
         assert settle(addresses) == []
         assert is_reset(client)
+
+
+@pytest.mark.parametrize(
+    ("vip", "family"),
+    [
+        pytest.param(VIP4, socket.AF_INET, id="IPv4"),
+        pytest.param(VIP4, socket.AF_INET6, id="IPv4 mapped into IPv6"),
+        pytest.param(VIP6, socket.AF_INET6, id="IPv6"),
+    ],
+)
+def test_where_the_vip_comes_only_what_leads_to_the_former_holder_is_reset(
+    hosts: tuple[Netns, Netns], vip: IPv4Address | IPv6Address, family: socket.AddressFamily
+) -> None:
+    """The former holder has lost its power, and says nothing."""
+    a, b = hosts
+    own = B4 if vip.version == 4 else IPv6Address("fd09::2")
+    redirect = Redirect(table="havip-test", vips=(vip,), port=81, to_port=8080)
+    with addresses_of(b) as addresses, ExitStack() as opened:
+        a.ip(f"address add {ip_interface(vip)} dev e0 {'nodad' if vip.version == 6 else ''}")
+        there = opened.enter_context(listen(a, "::", socket.AF_INET6))
+        mapped = f"::ffff:{vip}" if vip.version == 4 and family == socket.AF_INET6 else str(vip)
+        former = [opened.enter_context(connect(b, mapped)) for _ in range(2)]
+        apart = opened.enter_context(connect(b, str(A4)))
+        ends = [opened.enter_context(there.accept()[0]) for _ in (*former, apart)]
+
+        addresses.install(install(ip_interface(vip)))
+        assert settle(addresses, ip_interface(vip)) == []
+        here = opened.enter_context(listen(b, "::", socket.AF_INET6))
+        opened.enter_context(closing(b.run(Redirection))).use(redirect)
+        later = {
+            "unbound": connect(b, mapped),
+            "bound to the node's own address": connect(b, str(vip), str(own)),
+            "led to another port": connect(b, str(vip), str(own), port=81),
+            "not accepted yet": connect(b, str(vip), str(own)),
+        }
+        accepted = [opened.enter_context(here.accept()[0]) for _ in range(3)]
+        addresses.reset_former_connections(ResetFormerConnections(address=vip))
+        assert [is_reset(each) for each in former] == [True, True]
+        assert settle(addresses, ip_interface(vip)) == []
+        accepted.append(opened.enter_context(here.accept()[0]))
+        for each in (*accepted, *ends[2:]):
+            each.sendall(b"alive")
+        for name, each in {**later, "of another address": apart}.items():
+            opened.enter_context(each)
+            assert each.recv(5) == b"alive", name
 
 
 def test_the_lock_names_its_holder_and_ends_with_it(hosts: tuple[Netns, Netns]) -> None:

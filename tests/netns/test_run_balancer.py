@@ -159,6 +159,20 @@ def test_the_vip_follows_the_balancer(make: Callable[..., Balanced]) -> None:
     assert client.failures(only_at) == []
 
 
+def test_a_watch_of_the_successor_itself_begins_anew(make: Callable[..., Balanced]) -> None:
+    """As the kubelet of the next holder has one, through the VIP."""
+    it = make(hosts=2)
+    lab = it.lab
+    it.start()
+    first = holder(lab)
+    (second,) = (host for host in lab.hosts if host is not first)
+    watch = it.watch(by=second)
+    watch.wait_for_watch(1)
+    it.daemons[first.name].stop()
+    watch.wait_for_watch(2)
+    assert watch.ends(), "it was told"
+
+
 def test_a_haproxy_that_is_told_to_stop_refuses_nobody(make: Callable[..., Balanced]) -> None:
     """Restarted alone, as by an upgrade: the VIP has moved before the port is closed."""
     it = make(hosts=2)

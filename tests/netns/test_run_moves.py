@@ -231,6 +231,33 @@ def test_a_graceful_stop_costs_clients_nothing(lab: Lab) -> None:
     assert not announcements(lab, first, goodbye.at)
 
 
+@pytest.mark.parametrize("crashes", [False, True], ids=["planned", "crash"])
+def test_what_the_successor_itself_has_open_ends_too(make_lab, crashes: bool) -> None:
+    """Its kernel believes no reset that comes from an address of its own."""
+    lab = make_lab(hosts=2)
+    serve(lab)
+    first, second = lab.hosts
+    daemons = {}
+    for host in lab.hosts:
+        daemons |= start(lab, host, vip_address_cidr=f"{lab.vip},{lab.vip6}")
+        settled(lab)
+        settled(lab, lab.vip6_address)
+    vips = [str(lab.vip_address), str(lab.vip6_address)]
+    idle = [second.idle_connection(vip) for vip in vips]
+    assert {each.server for each in idle} == {first.name}
+
+    if crashes:
+        first.power_off()
+    else:
+        assert daemons[first.name].stop() == 0
+    for vip in (lab.vip_address, lab.vip6_address):
+        lab.watch.wait_for_holder(vip, second.name, timeout_s=HANG_S)
+    assert [each.wait_until_ended(HANG_S) for each in idle] == [True, True]
+    for vip in vips:
+        with IdleConnection(second, vip) as connection:
+            assert connection.server == second.name
+
+
 def idle_connection_reaches(lab: Lab, name: str) -> bool:
     with IdleConnection(lab.client, str(lab.vip_address)) as connection:
         return connection.server == name

@@ -8,8 +8,8 @@ installation that has waited too long is dropped, since whoever asked for it may
 stopped and resumed.
 
 Connections are reset by a second thread: some thousand of them take a second, in which the
-renewals of other VIPs would have waited too long. What is asked for the same VIP meanwhile waits,
-and only that.
+renewals of other VIPs would have waited too long. What is asked for a VIP that leaves waits
+meanwhile, and only that: one that has come is renewed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ from pyroute2.netlink.rtnl import RTM_DELADDR, RTM_NEWADDR
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD, IFA_F_NOPREFIXROUTE, ifaddrmsg
 
 from havip.act import connections
-from havip.core.actions import InstallAddress, RemoveAddress, ResetConnections
+from havip.core.actions import (
+    InstallAddress,
+    RemoveAddress,
+    ResetConnections,
+    ResetFormerConnections,
+)
 from havip.core.config import RouterConfig
 from havip.core.events import ActionFailed
 from havip.core.host import HAVIP_MARK, Host, HostAddress, Interface
@@ -49,7 +54,8 @@ NEVER_CLEANED: Final = frozenset({"lo", "kube-ipvs0"})
 
 _GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO})
 
-Request = InstallAddress | RemoveAddress | ResetConnections
+Request = InstallAddress | RemoveAddress | ResetConnections | ResetFormerConnections
+_RESETS: Final = (ResetConnections, ResetFormerConnections)
 _Queue = queue.SimpleQueue[tuple[Request, float] | None]
 """Each with the instant at which it was asked for; None is the end."""
 
@@ -127,6 +133,13 @@ class Addresses:
         """
         return self._enqueue(action)
 
+    def reset_former_connections(self, action: ResetFormerConnections) -> ActionFailed | None:
+        """Destroy this node's own TCP sockets that lead to a former holder, soon.
+
+        Nothing waits for that.
+        """
+        return self._enqueue(action)
+
     def read_all(self) -> list[ActionFailed]:
         """Failures since the last call. Success is told by `HostWatch`, as what it changed."""
         try:
@@ -195,6 +208,8 @@ class Addresses:
             elif isinstance(request, ResetConnections):
                 self._waiting[_subject(request)] = []
                 self._resets.put((request, asked_at))
+            elif isinstance(request, ResetFormerConnections):
+                self._resets.put((request, asked_at))
             else:
                 self._requests.put((request, asked_at))
 
@@ -228,6 +243,8 @@ class Addresses:
                 self._remove(request)
             case ResetConnections():
                 self._reset(request)
+            case ResetFormerConnections():
+                self._reset_former(request)
 
     def _install(self, action: InstallAddress) -> None:
         """Add the address, or set the lifetime of one that is there; deprecated from the start."""
@@ -268,16 +285,26 @@ class Addresses:
         return True
 
     def _reset(self, action: ResetConnections) -> None:
-        if not self._is_reset_unsupported:
-            try:
-                connections.reset(action.address)
-            except OSError as error:
-                self._is_reset_unsupported = error.errno == errno.EOPNOTSUPP
-                if self._is_reset_unsupported and self._close_sessions is not None:
-                    self._close_sessions()
-                raise
-        elif self._close_sessions is not None:
-            self._close_sessions()
+        try:
+            self._where_supported(connections.reset, action.address)
+        finally:
+            if self._is_reset_unsupported and self._close_sessions is not None:
+                self._close_sessions()
+
+    def _reset_former(self, action: ResetFormerConnections) -> None:
+        self._where_supported(connections.reset_former, action.address)
+
+    def _where_supported(
+        self, reset: Callable[[IPv4Address | IPv6Address], None], address: IPv4Address | IPv6Address
+    ) -> None:
+        """That the kernel cannot reset is told once."""
+        if self._is_reset_unsupported:
+            return
+        try:
+            reset(address)
+        except OSError as error:
+            self._is_reset_unsupported = error.errno == errno.EOPNOTSUPP
+            raise
 
 
 def _message(index: int, address: IPv4Interface | IPv6Interface) -> Any:
@@ -290,7 +317,7 @@ def _message(index: int, address: IPv4Interface | IPv6Interface) -> Any:
 
 
 def _subject(request: Request) -> IPv4Address | IPv6Address:
-    return request.address if isinstance(request, ResetConnections) else request.address.ip
+    return request.address if isinstance(request, _RESETS) else request.address.ip
 
 
 def _index(interface: str) -> int:
@@ -304,7 +331,7 @@ def _index(interface: str) -> int:
 def _failed(request: Request, number: int) -> ActionFailed:
     return ActionFailed(
         action=type(request).__name__,
-        interface="" if isinstance(request, ResetConnections) else request.interface,
+        interface="" if isinstance(request, _RESETS) else request.interface,
         subject=str(request.address),
         errno=number,
         message=os.strerror(number),

@@ -1,7 +1,16 @@
-"""The end of the TCP connections of an address that leaves (sock_diag(7)).
+"""The end of the TCP connections of an address that leaves, or that has come (sock_diag(7)).
 
 The kernel picks them by a small program (linux/inet_diag.h, INET_DIAG_REQ_BYTECODE), so that a
 node with 100,000 connections of its own does not have to list them all.
+
+When an address comes, what this node itself has open to it leads to the former holder, and hangs:
+what is sent to the address stays here, and IPv4 drops what comes from it, a reset too, as forged.
+Such a connection has the address as its remote end alone. One that is made from then on has it as
+its local end too, unless its user bound it to another; then its other end is on this node, which
+tells it from the former ones at any time. That does not hold where the node leads the address
+elsewhere, as kube-proxy does with a Service's: there a connection from the host's network is reset
+without need, as it is when the address leaves, if it was made before, or bound and made in the
+milliseconds from the kernel's notification to here.
 """
 
 from __future__ import annotations
@@ -20,6 +29,7 @@ from pyroute2.netlink.diag import (
     SOCK_DIAG_BY_FAMILY,
     SS_ALL,
     SS_LISTEN,
+    SS_SYN_SENT,
     SS_TIME_WAIT,
 )
 
@@ -31,10 +41,14 @@ RESET_PASSES: Final = 3
 """A busy service accepts new connections while the old ones are reset."""
 
 _CONNECTED = SS_ALL & ~(1 << SS_TIME_WAIT) & ~(1 << SS_LISTEN)
+_ESTABLISHED = _CONNECTED & ~(1 << SS_SYN_SENT)
+"""What has no answer yet the kernel sends again by itself, and then this node answers."""
 _JUMP, _SOURCE, _DESTINATION = 1, 7, 8
 _ANY_PORT = -1
 _OPERATION = struct.Struct("=BBH")
 _HOST = struct.Struct("=BBxxi")
+_MAPPED = bytes(10) + b"\xff\xff"
+"""Begins an IPv4 address among IPv6 ones (RFC 4291 §2.5.5.2)."""
 
 
 def reset(address: IPv4Address | IPv6Address) -> None:
@@ -46,19 +60,30 @@ def reset(address: IPv4Address | IPv6Address) -> None:
         OSError: ETIME if there were too many to do it in time; EOPNOTSUPP if the kernel cannot.
     """
     until_at = time.monotonic() + RESET_BOUND_S
-    with Requests(NETLINK_SOCK_DIAG, {SOCK_DIAG_BY_FAMILY: _Socket}) as requests:
+    with _requests() as requests:
         for _ in range(RESET_PASSES):
-            found = [
-                each
-                for family in _families(address)
-                for each in requests.dump(_find(family, address), SOCK_DIAG_BY_FAMILY)
-            ]
-            for each in found:
-                if time.monotonic() > until_at:
-                    raise OSError(errno.ETIME, os.strerror(errno.ETIME))
-                _destroy(requests, each)
+            found = _find(requests, address, _CONNECTED, _either_end(address))
+            _destroy_all(requests, found, until_at)
             if not found:
                 break
+
+
+def reset_former(address: IPv4Address | IPv6Address) -> None:
+    """Destroy the TCP sockets of this node that lead to a former holder of this address.
+
+    Raises:
+        OSError: as `reset`.
+    """
+    until_at = time.monotonic() + RESET_BOUND_S
+    with _requests() as requests:
+        found = _find(requests, address, _ESTABLISHED, _remote_end(address))
+        if not found:
+            return
+        # In this order: the end that answers is there before the other one is established.
+        answering = _find(requests, address, SS_ALL, _local_end(address))
+        ends_here = {_remote(each) for each in answering}
+        former = [each for each in found if _local(each) not in ends_here]
+        _destroy_all(requests, former, until_at)
 
 
 class _Socket(nlmsg):
@@ -97,12 +122,45 @@ def _families(address: IPv4Address | IPv6Address) -> tuple[int, ...]:
     return (socket.AF_INET, socket.AF_INET6) if address.version == 4 else (socket.AF_INET6,)
 
 
-def _find(family: int, address: IPv4Address | IPv6Address) -> Any:
-    message = _Request()
-    message["sdiag_family"] = family
-    message["idiag_states"] = _CONNECTED
-    message["attrs"] = [("INET_DIAG_REQ_BYTECODE", _program(address))]
-    return message
+def _requests() -> Requests:
+    return Requests(NETLINK_SOCK_DIAG, {SOCK_DIAG_BY_FAMILY: _Socket})
+
+
+def _find(
+    requests: Requests, address: IPv4Address | IPv6Address, states: int, program: bytes
+) -> list[Any]:
+    found = []
+    for family in _families(address):
+        message = _Request()
+        message["sdiag_family"] = family
+        message["idiag_states"] = states
+        message["attrs"] = [("INET_DIAG_REQ_BYTECODE", program)]
+        found += requests.dump(message, SOCK_DIAG_BY_FAMILY)
+    return found
+
+
+def _local(found: Any) -> tuple[bytes, bytes]:
+    """Port and address of a socket's own end, as inet_diag_sockid has them."""
+    name = found["id"]
+    return name[0:2], _plain(name[4:20])
+
+
+def _remote(found: Any) -> tuple[bytes, bytes]:
+    """Of its other end."""
+    name = found["id"]
+    return name[2:4], _plain(name[20:36])
+
+
+def _plain(host: bytes) -> bytes:
+    """The same for an IPv4 address, mapped into IPv6 or not."""
+    return host[12:] + bytes(12) if host.startswith(_MAPPED) else host
+
+
+def _destroy_all(requests: Requests, found: list[Any], until_at: float) -> None:
+    for each in found:
+        if time.monotonic() > until_at:
+            raise OSError(errno.ETIME, os.strerror(errno.ETIME))
+        _destroy(requests, each)
 
 
 def _destroy(requests: Requests, found: Any) -> None:
@@ -118,18 +176,33 @@ def _destroy(requests: Requests, found: Any) -> None:
             raise
 
 
-def _program(address: IPv4Address | IPv6Address) -> bytes:
-    """`source is address or destination is address`.
+def _either_end(address: IPv4Address | IPv6Address) -> bytes:
+    """`source is address or destination is address`, for the kernel."""
+    destination = _condition(_DESTINATION, address)
+    return _condition(_SOURCE, address) + _jump(len(destination)) + destination
 
-    A jump that lands exactly on the end accepts, one that lands behind it rejects.
+
+def _remote_end(address: IPv4Address | IPv6Address) -> bytes:
+    """`source is not address and destination is address`."""
+    destination = _condition(_DESTINATION, address)
+    return _condition(_SOURCE, address) + _jump(len(destination) + _OPERATION.size) + destination
+
+
+def _local_end(address: IPv4Address | IPv6Address) -> bytes:
+    """`source is address`."""
+    return _condition(_SOURCE, address)
+
+
+def _condition(end: int, address: IPv4Address | IPv6Address) -> bytes:
+    """Goes on behind itself if so, else one operation later: behind a jump, or the program's end.
+
+    What lands exactly on the end is accepted, what lands behind it rejected.
     """
     host = _HOST.pack(FAMILY[address.version], address.max_prefixlen, _ANY_PORT) + address.packed
     length = _OPERATION.size + len(host)
-    behind = length + _OPERATION.size
-    return (
-        _OPERATION.pack(_SOURCE, length, behind)
-        + host
-        + _OPERATION.pack(_JUMP, _OPERATION.size, behind)
-        + _OPERATION.pack(_DESTINATION, length, behind)
-        + host
-    )
+    return _OPERATION.pack(end, length, length + _OPERATION.size) + host
+
+
+def _jump(length: int) -> bytes:
+    """Skips as many bytes."""
+    return _OPERATION.pack(_JUMP, _OPERATION.size, _OPERATION.size + length)

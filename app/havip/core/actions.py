@@ -60,6 +60,17 @@ class ResetConnections:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResetFormerConnections:
+    """Destroy this node's own TCP sockets whose other end is at a former holder of this address.
+
+    Nobody else can: once the address is here, IPv4 drops what still comes from there as forged, a
+    reset too, and who only listens would wait for ever.
+    """
+
+    address: IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartProbe:
     """Probe now; exactly one ProbeFinished answers, within the check's timeout."""
 
@@ -195,6 +206,7 @@ Action = (
     | InstallAddress
     | RemoveAddress
     | ResetConnections
+    | ResetFormerConnections
     | StartProbe
     | ReadLease
     | WriteLease

@@ -12,7 +12,13 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from havip.core import timers
-from havip.core.actions import InstallAddress, RemoveAddress, ResetConnections, Topic
+from havip.core.actions import (
+    InstallAddress,
+    RemoveAddress,
+    ResetConnections,
+    ResetFormerConnections,
+    Topic,
+)
 from havip.core.announce import Announcer
 from havip.core.config import RouterConfig, Vip
 from havip.core.conflict import address_in_use
@@ -33,6 +39,8 @@ class Custody:
         self._out = out
         self._held: list[Vip] = []
         self._installed: set[IPv4Address | IPv6Address] = set()
+        self._claimed: set[Vip] = set()
+        """VIPs that another node may have had until now, and that were not announced yet."""
         self._renew_at = math.inf
         self._put_back_at: dict[Vip, float] = {}
         self._last_put_back_at: dict[Vip, float] = {}
@@ -107,6 +115,7 @@ class Custody:
         self._installed.clear()
         self._joining.end()
         self._held = list(self.vips)
+        self._claimed = set(self.vips)
         self._unanswered_at.clear()
         self._install_held(now)
 
@@ -129,6 +138,7 @@ class Custody:
 
     def _hold(self, now: float, vip: Vip) -> None:
         self._held.append(vip)
+        self._claimed.add(vip)
         self._unanswered_at[vip] = now
         self._install(vip)
 
@@ -229,11 +239,20 @@ class Custody:
     # Announced ----------------------------------------------------------------------------
 
     def start_announcing(self, now: float, vips: Iterable[Vip] | None = None) -> None:
-        """Announce these VIPs, or all, as far as they are there, now and again."""
-        for vip in self.vips if vips is None else vips:
-            if vip.address in self._installed:
-                self._announcers[vip].start(now)
+        """Announce these VIPs, or all, as far as they are there, now and again.
+
+        What this node had open to the former holder of one ends once that is announced.
+        """
+        chosen = self.vips if vips is None else vips
+        there = [vip for vip in chosen if vip.address in self._installed]
+        for vip in there:
+            self._announcers[vip].start(now)
         self.announce_due(now)
+        for vip in there:
+            # Not when it is put back: what is open to it by then leads here.
+            if vip in self._claimed:
+                self._claimed.remove(vip)
+                self._out.do(ResetFormerConnections(address=vip.address))
 
     def hasten(self, now: float, vip: Vip) -> None:
         """A client has just asked for this VIP."""
@@ -280,6 +299,7 @@ class Custody:
         for vip in vips:
             self._announcers[vip].stop()
             self._installed.discard(vip.address)
+            self._claimed.discard(vip)
             # Sockets first: the reset tells clients to connect again, to the successor.
             self._out.do(ResetConnections(address=vip.address))
             self._remove(vip.interface)

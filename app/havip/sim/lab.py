@@ -25,6 +25,7 @@ from havip.core.actions import (
     RemoveAddress,
     Report,
     ResetConnections,
+    ResetFormerConnections,
     SendFrame,
     SendVrrp,
     WriteLease,
@@ -316,6 +317,8 @@ class Lab:
                 self._tell_frame(machine, action.frame)
             case ResetConnections():
                 self.note(machine.name, f"resets connections of {action.address}")
+            case ResetFormerConnections():
+                self.note(machine.name, f"resets its connections to a former {action.address}")
             case RemoveAddress():
                 self.note(machine.name, f"removes {action.address}")
             case ReadLease():

@@ -21,6 +21,7 @@ from havip.core.actions import (
     RemoveAddress,
     Report,
     ResetConnections,
+    ResetFormerConnections,
     SendFrame,
     SendVrrp,
     StartProbe,
@@ -238,7 +239,7 @@ class Process:
                 self._api_server.ask(self.host, action, self.post)
             case Finished():
                 self.end()
-            case Report() | Count() | ResetConnections():
+            case Report() | Count() | ResetConnections() | ResetFormerConnections():
                 pass
 
     def _refuse(self, action: Action, errno: int) -> None:
