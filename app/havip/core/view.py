@@ -51,7 +51,7 @@ class BackendView:
     name: str
     endpoint: str
     listed: bool
-    """False: it is being drained, or the balancer is yet to let it go."""
+    """False: it is being drained, or serves on while none that is listed is healthy."""
     healthy: bool
     status: str
     """As HAProxy calls it, such as `UP`, `DOWN`, `DRAIN`, `MAINT`; empty: not there yet."""
