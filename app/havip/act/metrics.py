@@ -256,7 +256,7 @@ _BACKEND_HEALTHY = _of_backend(
     "healthy", "gauge", "1 while HAProxy's checks of the backend pass, else 0."
 )
 _BACKEND_LISTED = _of_backend(
-    "listed", "gauge", "1 while it is one of the backends, 0 while it is drained."
+    "listed", "gauge", "1 while it is one of the backends, 0 once it is listed no more."
 )
 _BACKEND_SESSIONS = _of_backend("sessions", "gauge", "Connections to the backend now.")
 _BACKEND_SESSIONS_TOTAL = _of_backend(
