@@ -19,10 +19,7 @@ ROLE = ROLES / "roles" / "havip"
 UNIT = "etc/systemd/system/havip.service"
 HAPROXY_UNIT = "etc/systemd/system/havip-haproxy.service"
 BACKENDS = "etc/havip/havip-backends.yaml"
-API_SERVER = (
-    *(sys.executable, "-I", "-S", str(ROOT / "tests" / "netns" / "api_stand_in.py")),
-    "serve",
-)
+API_SERVER = (sys.executable, "-I", "-S", str(ROOT / "tests" / "netns" / "api_stand_in.py"))
 KEYS = "etc/havip/auth/havip-hmac-keys"
 KEY = "5f0c2f6c6a1f3a52d5d3c4e0a9f1b7c86e2f7a90b1c2d3e4f5061728394a5b6c"
 CHECK = {"checkServiceUrl": f"http://127.0.0.1:{PORT}/"}
