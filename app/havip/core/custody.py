@@ -299,7 +299,6 @@ class Custody:
         for vip in vips:
             self._announcers[vip].stop()
             self._installed.discard(vip.address)
-            self._claimed.discard(vip)
             # Sockets first: the reset tells clients to connect again, to the successor.
             self._out.do(ResetConnections(address=vip.address))
             self._remove(vip.interface)
