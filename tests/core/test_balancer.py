@@ -100,6 +100,11 @@ def told(actions: list[Any]) -> list[tuple[Reason | None, object]]:
             id="half added: made, and no more",
         ),
         pytest.param(
+            (server(A), server(B, status="no check", check="")),
+            [(Change.PROVE, "b")],
+            id="somebody has ended its checks",
+        ),
+        pytest.param(
             (server(A), server(B, status="MAINT")),
             [(Change.PROVE, "b")],
             id="listed again, half removed",
@@ -451,27 +456,44 @@ def test_a_listed_backend_that_is_the_balancer_itself() -> None:
     assert changes(actions) == [], "no connection goes in circles"
 
 
-def test_a_listed_backend_at_the_vip_is_none() -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({}, id="beside the API server"),
+        pytest.param({"redirect_port": A.port}, id="a port that leads back"),
+        pytest.param({"port": A.port, "own": frozenset({A.address})}, id="its own port"),
+    ],
+)
+def test_a_listed_backend_at_the_vip_is_none(changed: dict[str, Any]) -> None:
     """It would be healthy once this node holds, which it may not before."""
-    config = replace(DISCOVERING, vips=frozenset({A.address}))
+    config = replace(DISCOVERING, vips=frozenset({A.address}), **changed)
     balancer = Balancer(config)
-    balancer.handle_listed(BackendsListed(backends=frozenset({A})))
+    (alarm,) = balancer.handle_listed(BackendsListed(backends=frozenset({A})))
+    assert isinstance(alarm, Report)
+    assert (alarm.topic, alarm.reason) == (Topic.ALARM, Reason.BACKENDS_MISSING)
     finished, actions = balancer.handle_answer(answered(config=config))
     assert "lists a 192.0.2.1:6443, which is the VIP: have the API servers" in finished.detail
     assert changes(actions) == []
-    balancer.handle_listed(BackendsListed(backends=frozenset({A, B})))
-    finished, _ = balancer.handle_answer(answered(server(B), config=config))
-    assert finished.result is ProbeResult.PASSED, "the others are some"
-
-
-def test_a_listed_backend_that_the_other_port_leads_back() -> None:
-    config = replace(DISCOVERING, redirect_port=A.port, vips=frozenset({A.address}))
-    balancer = Balancer(config)
-    balancer.handle_listed(BackendsListed(backends=frozenset({A, B})))
+    told = balancer.handle_listed(BackendsListed(backends=frozenset({A, B})))
+    assert told == [KeepBackends(backends=(B,))], "it was told"
     finished, actions = balancer.handle_answer(answered(server(B), config=config))
-    assert finished.result is ProbeResult.FAILED
-    assert f"backend {A} is where loadBalancerRedirectPort leads" in finished.detail
+    assert finished.result is ProbeResult.PASSED, "the others are some"
     assert changes(actions) == [], "no connection goes in circles"
+
+
+def test_of_too_many_that_leave_the_least_use_goes_first() -> None:
+    balancer = Balancer(STATIC)
+    leaving = [
+        server(Backend(f"x{number}", ip_address(f"192.0.2.{number + 100}"), 6443), sessions=5)
+        for number in range(BACKENDS)
+    ]
+    few = server(Backend("few", ip_address("192.0.2.70"), 6443), sessions=4)
+    failed = down(Backend("failed", ip_address("192.0.2.71"), 6443), sessions=9)
+    for gone, others in ((few, leaving), (failed, [*leaving[1:], few])):
+        event = answered(server(A), server(B), *others, gone)
+        _, actions = balancer.handle_answer(event)
+        assert (Change.CUT, called(gone.name)) in changes(actions)
+        assert sum(change is Change.CUT for change, _ in changes(actions)) == 1
 
 
 def test_what_happens_is_told_once() -> None:

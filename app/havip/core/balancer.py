@@ -153,6 +153,7 @@ class Balancer:
         self._missing = ""
         self._is_full = False
         self._itself: Backend | None = None
+        self._at_vips: frozenset[Backend] = frozenset()
         self._alarm = Restraint(free=1, longest_s=LONGEST_S)
         self._ca_alarm = Restraint(free=1, longest_s=LONGEST_S)
         self._use_configured()
@@ -174,14 +175,15 @@ class Balancer:
         if not event.is_kept:
             self._missing = ""
         found = self._others(event.backends)
+        told = self._note_vips(event.backends)
         if not found:
             self._missing = self._missing or _no_other(event.backends)
-            return []
+            return told
         self._wanted = tuple(sorted(found))
         self._known_by = "kept" if event.is_kept else "api"
         if event.is_kept:
             self._kept = self._wanted
-        return self._keep()
+        return [*told, *self._keep()]
 
     def handle_unlisted(self, now: float, event: BackendsUnlisted) -> list[Action]:
         """The API was asked in vain."""
@@ -278,9 +280,20 @@ class Balancer:
 
         That is the holder's own API server, and nobody holds before a backend is healthy.
         """
-        circles = [each for each in backends if self._config.is_itself(each)]
+        others = [each for each in backends if each.address not in self._config.vips]
+        circles = [each for each in others if self._config.is_itself(each)]
         self._itself = min(circles, default=None)
-        return [b for b in backends if b not in circles and b.address not in self._config.vips]
+        return [each for each in others if each not in circles]
+
+    def _note_vips(self, backends: Collection[Backend]) -> list[Action]:
+        """An alarm, and no reason to move: the other backends are none the worse for it."""
+        at_vips = frozenset(each for each in backends if each.address in self._config.vips)
+        is_new = not at_vips <= self._at_vips
+        self._at_vips = at_vips
+        if not is_new:
+            return []
+        fields: dict[str, str | int | float] = {"detail": _lists_vip(at_vips)}
+        return [Report(topic=Topic.ALARM, reason=Reason.BACKENDS_MISSING, fields=fields)]
 
     def _keep(self) -> list[Action]:
         if self._wanted == self._kept:
@@ -319,15 +332,12 @@ class Balancer:
         # Or one that is listed no more: it is drained only when a listed one is healthy.
         if any(each.is_healthy for each in answer.servers):
             return ""
-        told = ", ".join(f"{called(each.name)}: {_check(each)}" for each in listed[:5])
+        told = ", ".join(
+            f"{called(each.name)}: {_check(each) or each.status}" for each in listed[:5]
+        )
         return f"none of {len(self._wanted)} backends is healthy ({told or 'none is added yet'})"
 
     def _explain_clash(self, backend: Backend) -> str:
-        if backend.port != self._config.port:
-            return (
-                f"backend {backend} is where loadBalancerRedirectPort leads to HAProxy itself: "
-                "have the API server advertise its node's own address (--advertise-address)"
-            )
         return (
             f"backend {backend.name} is at port {self._config.port} of this node, where "
             f"HAProxy itself would listen: {CHOICES}"
@@ -356,7 +366,7 @@ class Balancer:
                 room -= 1
             elif server.endpoint != backend.endpoint:
                 continue
-            elif server.status.startswith("MAINT"):
+            elif server.status.startswith(("MAINT", "no check")):
                 yield ChangeBalancer(change=Change.PROVE, name=name)
             elif server.status.startswith("DRAIN") and server.is_asked:
                 yield ChangeBalancer(change=Change.ENABLE, name=name)
@@ -455,6 +465,10 @@ class Balancer:
 def _no_other(backends: Collection[Backend]) -> str:
     if not backends:
         return "the Kubernetes API lists no backend"
+    return _lists_vip(backends)
+
+
+def _lists_vip(backends: Collection[Backend]) -> str:
     return (
         f"the Kubernetes API lists {min(backends)}, which is the VIP: have the API servers "
         "advertise their nodes' own addresses (--advertise-address)"

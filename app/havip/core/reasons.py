@@ -109,7 +109,8 @@ class Reason(StrEnum):
     BACKEND_SILENT = "backend_silent"
     """Nothing comes back from a failed backend: connections that wait for it were closed."""
     BACKENDS_MISSING = "backends_missing"
-    """The Kubernetes API does not say who the backends are; the last ones stay."""
+    """The Kubernetes API does not say who the backends are, or that the VIP is one; the last ones
+    stay, or the others."""
     BALANCER_FULL = "balancer_full"
     """The balancer has as many connections as it may: new clients wait for one to end."""
     BALANCER_CA_OUTDATED = "balancer_ca_outdated"
