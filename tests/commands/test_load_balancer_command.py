@@ -108,8 +108,9 @@ def test_a_limit_of_open_files(
 # $1: its configuration; $2: what somebody else has. The rest runs once it listens.
 BESIDE_HAPROXY = """\
 import socket, subprocess, sys
-address, port = sys.argv[2].split(":")
-other = socket.create_server((address, int(port)))
+address, _, port = sys.argv[2].rpartition(":")
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+other = socket.create_server((address.strip("[]"), int(port)), family=family)
 haproxy = subprocess.Popen(["haproxy", "-W", "-db", "-f", sys.argv[1]], stderr=subprocess.PIPE)
 while b"Loading success" not in (line := haproxy.stderr.readline()):
     assert line, "HAProxy has ended"
@@ -156,6 +157,15 @@ def test_its_port_at_the_vip_alone_is_no_obstacle_to_all_addresses(
     done = load_balancer(tmp_path, "--load-balancer-bind=all", before=before)
     assert done.returncode == (2 if is_taken else 0), done.stderr
     assert ("loadBalancerPort 0.0.0.0:8443: something else" in done.stderr) is is_taken
+
+
+def test_a_port_of_its_own_in_one_family_says_nothing_of_the_other(tmp_path: Path) -> None:
+    """Where a VIP of the other family is added, HAProxy has yet to listen there."""
+    assert load_balancer(tmp_path).returncode == 0
+    before = (sys.executable, "-c", BESIDE_HAPROXY, f"{tmp_path}/haproxy.cfg", "[::]:8443")
+    done = load_balancer(tmp_path, f"{VIP},2001:db8::10/64", before=before)
+    assert done.returncode == 2, done.stderr
+    assert "loadBalancerPort [::]:8443: something else on this node has that port" in done.stderr
 
 
 # The HAProxy that is named ---------------------------------------------------------------------

@@ -64,7 +64,7 @@ def taken_by_another(balancer: BalancerConfig) -> Iterator[Problem]:
             continue
         is_in_use = error.errno == errno.EADDRINUSE
         if is_in_use and _is_its_haproxys(balancer, address):
-            return
+            continue
         yield Problem(
             field="loadBalancerPort",
             value=endpoint(address, balancer.port),
