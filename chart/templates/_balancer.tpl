@@ -121,6 +121,8 @@ loadBalancerPort {{ int $settings.loadBalancerPort }}: is the port of listen ({{
 {{- range include "havip.routers" . | fromYaml }}
 {{- range include "havip.vips" . | fromYamlArray }}{{ $vips = append $vips (include "havip.sameAddress" .) }}{{ end }}
 {{- end }}
+{{- $own := int .loadBalancerPort -}}
+{{- $binds := include "havip.balancerBinds" . | fromJsonArray -}}
 {{- $count := 0 -}}
 {{- range $text := kindIs "slice" $given | ternary $given (splitList "," (toString (default "" $given))) }}
 {{- $text = trim (toString $text) }}
@@ -152,6 +154,9 @@ loadBalancerBackends {{ $text }}: is at no unicast address; write the API server
 loadBalancerBackends {{ $text }}: is at a link-local address, which leads nowhere without an interface; write another address of the API server, with its port
 {{- else if has (include "havip.sameAddress" $address) $vips }}
 loadBalancerBackends {{ $text }}: is at a VIP, which nobody has before a backend is healthy; list the API servers' own addresses
+{{- end }}
+{{- if and (eq $kind "a loopback address") (eq (atoi $port) $own) (has (contains ":" $address | ternary "::" "0.0.0.0") $binds) }}
+loadBalancerBackends {{ $text }}: is where the balancer itself listens (loadBalancerPort {{ $own }}, loadBalancerBind all); list the API servers' own addresses and port
 {{- end }}
 {{- if hasKey $places $same }}
 loadBalancerBackends {{ $place }}: is given twice; name each API server once

@@ -205,6 +205,8 @@ BACKENDS = (
     ),
     # VIPs, and another address of their network.
     *("h 192.0.2.10:6443", "i [2001:DB8:0::10]:6443", "j 10.0.0.1:6443", "k 10.0.0.2:6443"),
+    # The loopback, which leads to the balancer itself at its own port.
+    *("l 127.0.0.2:8443", "m [::1]:8443", "n 127.0.0.2:8444", "o [::1]:6443") * 2,
     *("a 224.0.0.1:6443", "a 255.255.255.255:1", "a [::ffff:c000:20b]:6443", "a 127.0.0.1:6443"),
 )
 CHECK_HOSTS = ("kubernetes", "a.b", "a b", "-a", "é", "10.0.0.1", "10.0.0.300", "10.0.0")
@@ -216,6 +218,7 @@ OF_BALANCER: dict[str, Callable[[random.Random], Any]] = {
     "loadBalancerCheckExpectedStatus": lambda chance: chance.choice(STATUSES),
     "loadBalancerCheckHost": lambda chance: chance.choice(CHECK_HOSTS),
     "loadBalancerCaFile": lambda _: "/ca.pem",
+    "loadBalancerBind": lambda chance: chance.choice(("all", "vip")),
     "loadBalancerPort": lambda chance: chance.choice((8443, 6443, 9650)),
     "loadBalancerRedirectPort": lambda chance: chance.choice((8443, 6443)),
 }

@@ -675,6 +675,12 @@ def test_a_service_account_that_has_to_be_there(kind: str, tmp_path: Path) -> No
     assert manifest("daemonset", VIP, f"--config={file}").returncode == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backend_that_is_the_balancer_on_every_node(kind: str) -> None:
+    given = ("--load-balancer", "--load-balancer-backends=a 127.0.0.1:8443")
+    assert "is where the balancer itself listens" in refusal(kind, VIP, *given)
+
+
 # systemd -------------------------------------------------------------------------------------
 
 

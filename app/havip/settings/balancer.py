@@ -1,8 +1,9 @@
 """HAProxy beside havip as configured, and whether it can be on this host.
 
-A port that something else has is found in three places: here, where a backend of the configuration
-is at the balancer's own place; in `havip load-balancer`, which tries the port before HAProxy
-starts; and while the daemon runs, where the API lists such a backend (`core.balancer`).
+A port that something else has is found in three places: where a backend of the configuration is at
+the balancer's own place, here, or in `rules` for a place that every node has; in `havip
+load-balancer`, which tries the port before HAProxy starts; and while the daemon runs, where the API
+lists such a backend (`core.balancer`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from havip.settings.kube import LOCAL_API, address_of
 from havip.settings.load import Loaded
 from havip.settings.model import Settings
 from havip.settings.pem import require_certificate
+from havip.settings.rules import is_the_balancer
 from havip.settings.sources import name_of
 from havip.settings.values import AUTO, Address
 
@@ -82,13 +84,7 @@ def balancer_on(loaded: Loaded, own: Collection[Address]) -> BalancerConfig | No
     )
     for backend in balancer.backends or ():
         if balancer.is_itself(backend):
-            raise ConfigError(
-                field="loadBalancerBackends",
-                value=f"{backend.name} {backend.endpoint}",
-                problem=f"is where the balancer itself listens (loadBalancerPort {balancer.port}, "
-                f"loadBalancerBind {settings.load_balancer_bind})",
-                remedy=CHOICES,
-            )
+            raise ConfigError.of([is_the_balancer(settings, backend, CHOICES)])
     return balancer
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 from urllib.parse import urlsplit
 
 from havip.core import timers
-from havip.core.config import AllUnhealthy, is_loopback
+from havip.core.config import AllUnhealthy, Backend, is_loopback
 from havip.core.lease import JITTER
 from havip.settings.errors import ConfigWarning, Problem
 from havip.settings.model import Election, RouterSettings, Settings
@@ -360,6 +360,8 @@ def _backends(settings: Settings, routers: dict[str, RouterSettings]) -> Iterato
     if not settings.load_balancer or isinstance(listed, str):
         return
     vips = {vip.ip for router in routers.values() for vip in router.vip_address_cidr or ()}
+    # What of the balancer's own addresses every node has; the host's others, the host knows.
+    loops = {vip.version for vip in vips if settings.load_balancer_bind == "all"}
     for backend in listed:
         if backend.address in vips:
             yield Problem(
@@ -368,6 +370,23 @@ def _backends(settings: Settings, routers: dict[str, RouterSettings]) -> Iterato
                 problem="is at a VIP, which nobody has before a backend is healthy",
                 remedy="list the API servers' own addresses",
             )
+        elif (
+            backend.port == settings.load_balancer_port
+            and backend.address.is_loopback
+            and backend.address.version in loops
+        ):
+            yield is_the_balancer(settings, backend, "list the API servers' own addresses and port")
+
+
+def is_the_balancer(settings: Settings, backend: Backend, remedy: str) -> Problem:
+    """Connections to it would be the balancer's own again."""
+    return Problem(
+        field="loadBalancerBackends",
+        value=str(backend),
+        problem="is where the balancer itself listens (loadBalancerPort "
+        f"{settings.load_balancer_port}, loadBalancerBind {settings.load_balancer_bind})",
+        remedy=remedy,
+    )
 
 
 def _discovery(settings: Settings, routers: dict[str, RouterSettings]) -> Iterator[Problem]:
