@@ -92,6 +92,7 @@ from havip.sense.kube_peers import PeerWatch
 from havip.sense.leases import LeaseWatch
 from havip.sense.packets import PacketSockets
 from havip.sense.threads import LOOP_PRIORITY, step_behind_the_loop
+from havip.settings.balancer import refused_redirect
 
 CLOCK_CHECK_S: Final = 1.0
 FILES_CHECK_S: Final = 2.0
@@ -123,13 +124,11 @@ class ListenError(Exception):
 
 
 class RedirectError(Exception):
-    """The kernel does not lead `port` of the VIPs to the balancer; by the table of that name."""
+    """The kernel does not lead another port of the VIPs to the balancer; it names the remedy."""
 
-    def __init__(self, redirect: Redirect, number: int) -> None:
-        super().__init__(os.strerror(number))
-        self.port = redirect.port
-        self.table = redirect.table
-        self.errno = number
+    def __init__(self, redirect: Redirect, error: OSError) -> None:
+        number = error.errno or errno.EIO
+        super().__init__(str(refused_redirect(redirect.port, redirect.table, number)))
 
 
 class Daemon:
@@ -265,7 +264,7 @@ class Daemon:
             self._opened.callback(self._redirection.close)
             self._redirection.use(redirect)
         except OSError as error:
-            raise RedirectError(redirect, error.errno or errno.EIO) from error
+            raise RedirectError(redirect, error) from error
 
     def _open(self) -> None:
         """Clean up, and open what hears and changes the host.
@@ -499,10 +498,13 @@ class Daemon:
                 packets = undo.enter_context(contextlib.closing(PacketSockets([*routers.values()])))
                 # Last, since nothing takes it back.
                 if self._redirection is not None and (redirect := redirect_of(config)):
-                    await loop.run_in_executor(self._reloader, self._redirection.use, redirect)
+                    try:
+                        await loop.run_in_executor(self._reloader, self._redirection.use, redirect)
+                    except OSError as error:
+                        raise RedirectError(redirect, error) from error
                     if self._done.is_set():
                         return
-            except (LockHeldError, OSError) as error:
+            except (LockHeldError, RedirectError, OSError) as error:
                 self._refuse_reload(error, because)
                 return
             undo.pop_all()

@@ -65,6 +65,8 @@ _RT_TABLE_MAIN = 254
 _ROUTE_CHANGES = (RTM_NEWROUTE, RTM_DELROUTE)
 _REMOVALS = (RTM_DELLINK, RTM_DELADDR, RTM_DELROUTE)
 _PREFIX_LENGTH_OFFSET = 17
+_SO_SNDBUFFORCE = 32
+"""asm-generic/socket.h"""
 _ANSWER_TIMEOUT_S = 5.0
 _DUMP_ATTEMPTS = 3
 
@@ -184,6 +186,8 @@ class Requests:
             datagram += self._encode(message, kind, flags)
             if flags & NLM_F_ACK:
                 awaited.add(self._sequence)
+        # The kernel refuses what is larger than the buffer (EMSGSIZE), by default some 200 KiB.
+        self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(datagram))
         self._sock.send(datagram)
         while awaited:
             for answer in self._receive():

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -554,6 +555,23 @@ def test_where_the_vip_comes_only_what_leads_to_the_former_holder_is_reset(
         for name, each in {**later, "of another address": apart}.items():
             opened.enter_context(each)
             assert each.recv(5) == b"alive", name
+
+
+def test_many_vips_are_led_to_another_port_in_one_step(hosts: tuple[Netns, Netns]) -> None:
+    """As many rules are more than a socket's buffer holds by default."""
+    a, _ = hosts
+    vips = tuple(IPv4Address("10.9.1.0") + each for each in range(500))
+    redirect = Redirect(table="havip-test", vips=vips, port=81, to_port=8080)
+    with closing(a.run(Redirection)) as redirection:
+        for there in (redirect, replace(redirect, vips=vips[1:])):
+            redirection.use(there)
+            listed = subprocess.run(
+                ("ip", "netns", "exec", a.name, "nft", "list", "table", "inet", "havip-test"),
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            assert listed.count(" dnat ") == 2 * len(there.vips)
 
 
 def test_the_lock_names_its_holder_and_ends_with_it(hosts: tuple[Netns, Netns]) -> None:

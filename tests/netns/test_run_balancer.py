@@ -510,6 +510,17 @@ def test_a_reload_leads_there_from_the_new_vips(make: Callable[..., Balanced]) -
     assert str(lab.vip_address) not in host.run(("nft", "list", "ruleset")).stdout
     assert "configuration reloaded" in daemon.log_text()
 
+    # What is in the way of the next one is told as at the start.
+    host.run(("nft", "add", "table", "inet", "havip-eth0-12"))
+    file.write_text(f"vipAddressCidr: {lab.other_vip}\nvirtualRouterId: 12\n")
+    refused = (
+        "loadBalancerRedirectPort 6443: somebody else has made an nftables table havip-eth0-12; "
+        "run: nft delete table inet havip-eth0-12"
+    )
+    daemon.wait_for(lambda: refused in daemon.log_text(), HANG_S, "does not say why")
+    assert "the new configuration is refused, the old one stays" in daemon.log_text()
+    assert set(_tables(host)) == {"inet havip-eth0-11", "inet havip-eth0-12"}
+
 
 def test_a_redirect_that_the_kernel_refuses(make: Callable[..., Balanced]) -> None:
     """The start ends, and says why, before anything is changed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -163,19 +162,6 @@ def refused_port(field: str, listen: str, problem: str) -> Problem:
         problem=problem,
         remedy="choose a free port of an address of this node",
     )
-
-
-def refused_redirect(port: int, table: str, number: int) -> Problem:
-    """The kernel does not lead that port of the VIPs to the balancer."""
-    problem = f"the kernel refuses the nftables table for it: {os.strerror(number)}"
-    remedy = (
-        "it takes Linux 5.12 or later with nftables and its NAT (CONFIG_NF_TABLES_INET, "
-        "CONFIG_NFT_NAT); or leave it out, and have clients use loadBalancerPort"
-    )
-    if number == errno.EEXIST:
-        problem = f"somebody else has made an nftables table {table}"
-        remedy = f"run: nft delete table inet {table}"
-    return Problem(field="loadBalancerRedirectPort", value=port, problem=problem, remedy=remedy)
 
 
 def _is_havip(listen: Endpoint) -> bool:

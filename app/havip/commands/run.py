@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from havip.act.journal import Journal
     from havip.act.lock import LockHeldError
-    from havip.commands.here import lacking_capabilities, refused_port, refused_redirect
+    from havip.commands.here import lacking_capabilities, refused_port
     from havip.daemon import Daemon, ListenError, RedirectError
     from havip.sense.files import FileWatch
     from havip.sense.host import read_host
@@ -119,8 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"havip: {problem}", file=sys.stderr)
         status = 2
     except RedirectError as error:
-        problem = refused_redirect(error.port, error.table, error.errno)
-        print(f"havip: {problem}", file=sys.stderr)
+        print(f"havip: {error}", file=sys.stderr)
         status = 2
     except Exception:
         traceback.print_exc()

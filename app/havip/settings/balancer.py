@@ -8,6 +8,8 @@ lists such a backend (`core.balancer`).
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import PurePath
@@ -112,6 +114,19 @@ def lacks_for_balancer(
             remedy="list them, like cp-1 192.0.2.11:6443; or name the nodes' own addresses by "
             "kubeApiServer, like https://192.0.2.11:6443",
         )
+
+
+def refused_redirect(port: int, table: str, number: int) -> Problem:
+    """The kernel does not lead that port of the VIPs to the balancer; an errno says why."""
+    problem = f"the kernel refuses the nftables table for it: {os.strerror(number)}"
+    remedy = (
+        "it takes Linux 5.12 or later with nftables and its NAT (CONFIG_NF_TABLES_INET, "
+        "CONFIG_NFT_NAT); or leave it out, and have clients use loadBalancerPort"
+    )
+    if number == errno.EEXIST:
+        problem = f"somebody else has made an nftables table {table}"
+        remedy = f"run: nft delete table inet {table}"
+    return Problem(field="loadBalancerRedirectPort", value=port, problem=problem, remedy=remedy)
 
 
 def _waits_for(balancer: BalancerConfig, server: str) -> bool:
