@@ -499,7 +499,9 @@ class Daemon:
                 # Last, since nothing takes it back.
                 if self._redirection is not None and (redirect := redirect_of(config)):
                     try:
-                        await loop.run_in_executor(self._reloader, self._redirection.use, redirect)
+                        # A VIP that is to be handed over is the balancer's until it has left.
+                        use = partial(self._redirection.use, redirect, keeps_former=True)
+                        await loop.run_in_executor(self._reloader, use)
                     except OSError as error:
                         raise RedirectError(redirect, error) from error
                     if self._done.is_set():
@@ -649,11 +651,23 @@ class Daemon:
             self._locks[key] = Lock(*key)
 
     def _drop_stale_locks(self) -> None:
-        """A router that was configured away keeps its lock until it has let go."""
+        """A router that was configured away keeps its lock and its redirect until it has let go."""
         if not self._node.is_handing_over:
             for key in self._locks.keys() - _keys(self._config):
                 self._locks.pop(key).close()
             self._has_stale_locks = False
+            redirect = redirect_of(self._config)
+            if self._redirection is not None and redirect and not self._done.is_set():
+                self._start(self._redirect_no_more(self._redirection, redirect))
+
+    async def _redirect_no_more(self, redirection: Redirection, redirect: Redirect) -> None:
+        """Leave the VIPs that have left to whoever listens there."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._reloader, redirection.use, redirect)
+        except OSError as error:
+            problem = str(RedirectError(redirect, error))
+            self._journal.warning("what has left is led to the balancer still", problem=problem)
 
     def _drop_locks(self) -> None:
         for lock in self._locks.values():

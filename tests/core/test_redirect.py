@@ -46,3 +46,13 @@ def test_it_leads_there_from_every_vip() -> None:
 def test_none_where_none_is_asked_for() -> None:
     assert redirect_of(replace(NODE, balancer=replace(BALANCER, redirect_port=None))) is None
     assert redirect_of(replace(NODE, balancer=None)) is None
+
+
+def test_beside_a_former_one_each_vip_is_there_once() -> None:
+    former = redirect_of(NODE)
+    now = redirect_of(replace(NODE, routers=(router("eth1/7", "198.51.100.10", "192.0.2.11"),)))
+    assert former is not None
+    assert now is not None
+    assert now.beside(former) == replace(
+        now, vips=(*now.vips, IPv4Address("192.0.2.10"), IPv6Address("2001:db8::10"))
+    )

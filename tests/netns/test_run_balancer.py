@@ -507,7 +507,7 @@ def test_a_reload_leads_there_from_the_new_vips(make: Callable[..., Balanced]) -
     lab.watch.wait_for_holder(other, host.name, timeout_s=HANG_S)
     it.requests(API_PORT, vip=other).wait_for(3, 0.0, servers={host.name})
     assert _tables(host) == ["inet havip-eth0-11"]
-    assert str(lab.vip_address) not in host.run(("nft", "list", "ruleset")).stdout
+    daemon.wait_for(lambda: str(lab.vip_address) not in _ruleset(host), HANG_S, "has the old VIP")
     assert "configuration reloaded" in daemon.log_text()
 
     # What is in the way of the next one is told as at the start.
@@ -520,6 +520,40 @@ def test_a_reload_leads_there_from_the_new_vips(make: Callable[..., Balanced]) -
     daemon.wait_for(lambda: refused in daemon.log_text(), HANG_S, "does not say why")
     assert "the new configuration is refused, the old one stays" in daemon.log_text()
     assert set(_tables(host)) == {"inet havip-eth0-11", "inet havip-eth0-12"}
+
+
+def test_a_vip_that_a_reload_takes_away_is_redirected_until_it_has_left(
+    make: Callable[..., Balanced],
+) -> None:
+    """Nobody who asks meanwhile comes to the node's own API server, which is no backend."""
+    it = make(hosts=2)
+    lab = it.lab
+    first, second = lab.hosts
+    it.serve(first, "::")
+    it.serve(second)
+    given = {
+        "load_balancer_backends": f"h2 {second.ipv4}:{API_PORT}",
+        "load_balancer_redirect_port": API_PORT,
+        # The successor takes its time.
+        "vrrp_advert_interval": 1,
+    }
+    file = lab.directory / "havip.yaml"
+    file.write_text(f"vipAddressCidr: {lab.vip}\n")
+    settings = it.settings(first, **given)
+    del settings["vip_address_cidr"]
+    for host in lab.hosts:
+        it.balance(host, **given)
+    daemon = first.havip(args=(f"--config={file}",), **settings)
+    lab.watch.wait_for_holder(lab.vip_address, first.name, timeout_s=HANG_S)
+    it.hold(second, **given, vrrp_priority=1).wait_for(second.is_ready, HANG_S, "is not ready")
+    client = it.requests(API_PORT)
+    client.wait_for(3, 0.0)
+    file.write_text(f"vipAddressCidr: {lab.other_vip}\nvirtualRouterId: 11\n")
+    lab.watch.wait_for_holder(lab.vip_address, second.name, timeout_s=HANG_S)
+    client.wait_for(3, now())
+    client.process.kill()
+    assert {line["server"] for line in client.lines() if "error" not in line} == {"h2"}
+    daemon.wait_for(lambda: str(lab.vip_address) not in _ruleset(first), HANG_S, "has the old VIP")
 
 
 def test_a_redirect_that_the_kernel_refuses(make: Callable[..., Balanced]) -> None:
@@ -543,6 +577,10 @@ def test_a_redirect_that_the_kernel_refuses(make: Callable[..., Balanced]) -> No
     assert "Linux 5.12 or later" in refused.stderr
     assert it.lab.watch.holders(it.lab.vip_address) == ()
     assert _tables(host) == []
+
+
+def _ruleset(host: Host) -> str:
+    return host.run(("nft", "list", "ruleset")).stdout
 
 
 def _tables(host: Host) -> list[str]:

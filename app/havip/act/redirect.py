@@ -67,13 +67,18 @@ class Redirection:
         self._requests = Requests(NETLINK_NETFILTER)
         self._there: Redirect | None = None
 
-    def use(self, redirect: Redirect) -> None:
+    def use(self, redirect: Redirect, *, keeps_former: bool = False) -> None:
         """Have this redirect in place of the one before, in one step. Blocks.
+
+        Args:
+            keeps_former: with the VIPs of the one before, which have yet to leave.
 
         Raises:
             OSError: the kernel refuses it, and all is as it was. EEXIST: somebody else has a table
                 of that name.
         """
+        if keeps_former and self._there is not None:
+            redirect = redirect.beside(self._there)
         if redirect != self._there:
             self._requests.ask_at_once(_transaction(redirect, self._there))
             self._there = redirect

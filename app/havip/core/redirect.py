@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from havip.core.config import NodeConfig
@@ -16,6 +16,10 @@ class Redirect:
     vips: tuple[IPv4Address | IPv6Address, ...]
     port: int
     to_port: int
+
+    def beside(self, former: Redirect) -> Redirect:
+        """This one, and what `former` has beside it: VIPs that are still to be handed over."""
+        return replace(self, vips=tuple(dict.fromkeys([*self.vips, *former.vips])))
 
 
 def redirect_of(config: NodeConfig) -> Redirect | None:
