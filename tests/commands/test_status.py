@@ -313,6 +313,19 @@ def test_the_balancer_and_its_backends() -> None:
     assert "balancer :8443, :6443 leads there" in out
     assert ["cp-1", "192.0.2.11:6443", "good", "UP", "L7OK", "200", "7"] in lines
     assert ["cp-2", "192.0.2.12:6443", "failed", "DRAIN", "unlisted", "L4CON", "1"] in lines
+    _, unlisted = backends
+    listed = replace(unlisted, listed=True)
+    for backend, health in (
+        (replace(unlisted, check="L7OK 200"), "drained"),
+        (replace(unlisted, check="L7OK 200", status="DOWN 1/2"), "proving"),
+        (replace(listed, check="", status=""), "proving"),
+        (replace(listed, check="INI", status="MAINT"), "proving"),
+        (replace(listed, check="L7OK 200"), "proving"),
+        (replace(listed, check="L7OK 200", status="DOWN 1/2"), "proving"),
+        (replace(listed, check="L7STS 500", status="DOWN"), "failed"),
+    ):
+        _, out, _ = status_of(replace(view(), balancer=replace(balancer, backends=(backend,))))
+        assert [each.split()[2] for each in out.splitlines() if "cp-2" in each] == [health], backend
     _, out, _ = status_of(replace(view(), balancer=replace(balancer, full=True)))
     assert "8 of 8 connections, full" in out
     silent = replace(balancer, answers=False, problem="HAProxy does not run", backends=())

@@ -244,7 +244,7 @@ def _balancer(balancer: Mapping[str, Any]) -> Iterator[str]:
                 (
                     backend.get("name"),
                     backend.get("endpoint"),
-                    "good" if backend.get("healthy") else "failed",
+                    _health_of_backend(backend),
                     (backend.get("status") or "-") + ("" if backend.get("listed") else " unlisted"),
                     backend.get("check") or "-",
                     backend.get("sessions"),
@@ -272,6 +272,17 @@ def _health(check: Mapping[str, Any]) -> str:
     if check["healthy"]:
         return "good"
     return "never passed" if check.get("has_passed") is False else "failed"
+
+
+def _health_of_backend(backend: Mapping[str, Any]) -> str:
+    """One that gets no connections may have failed no check: it leaves, or has to prove itself."""
+    if backend.get("healthy"):
+        return "good"
+    check, status = str(backend.get("check") or "INI"), str(backend.get("status") or "")
+    if not check.startswith(("L7OK", "INI", "UNK")):
+        return "failed"
+    is_leaving = not backend.get("listed") and status.startswith(("DRAIN", "MAINT"))
+    return "drained" if is_leaving else "proving"
 
 
 def _change(transition: Mapping[str, Any]) -> str:
