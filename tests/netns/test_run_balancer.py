@@ -589,7 +589,7 @@ def _tables(host: Host) -> list[str]:
 
 
 def test_a_list_in_the_file_changes_what_runs(make: Callable[..., Balanced]) -> None:
-    """Backends at once; what HAProxy starts with only then, and the log says so."""
+    """Backends in the running HAProxy; what it starts with only then, and the log says so."""
     it = make(hosts=1)
     lab = it.lab
     (host,) = lab.hosts
