@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 from farm import BIN, ROLES, ROOT, STATIC_POD, Farm, Node, Run
@@ -389,6 +390,26 @@ def test_hosts_without_a_kubelet_have_no_static_pods(farm: Farm) -> None:
     run = farm.play(havip_distribution="none")
     assert run.status != 0
     assert "set havip_mode: systemd" in _joined(run.text)
+
+
+@pytest.mark.parametrize("name", ["havip", "second"])
+@pytest.mark.parametrize("mode", ["static-pod", "systemd"])
+def test_the_role_asks_where_the_manifest_has_the_daemon_listen(mode: str, name: str) -> None:
+    vrid = 51
+    flags = ("--vip-address-cidr=192.0.2.10/24", f"--virtual-router-id={vrid}", f"--name={name}")
+    made = subprocess.run(
+        (sys.executable, "-m", "havip", "manifest", mode, *flags),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={},
+    ).stdout
+    told = re.search(r"HAVIP_LISTEN(?:=|\n +value: )\"?([\d.:]+)", made)
+    template = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["havip_listen"]
+    asked = jinja2.Template(template).render(
+        havip_all_settings={}, havip_mode=mode, havip_name=name, havip_virtual_router_id=vrid
+    )
+    assert asked == (told[1] if told else "127.0.0.1:9650")
 
 
 def test_every_variable_is_described_with_its_default() -> None:

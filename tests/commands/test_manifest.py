@@ -823,7 +823,12 @@ def test_without_a_load_balancer_the_unit_knows_no_haproxy() -> None:
     ("flags", "url"),
     [
         pytest.param([], "http://127.0.0.1:9650", id="the usual unit, of whichever VRID"),
-        pytest.param(["--name=second"], "http://127.0.0.1:9691", id="beside another one"),
+        pytest.param(["--name=second"], "http://127.0.0.1:9751", id="beside another one"),
+        pytest.param(
+            ["--name=second", "--virtual-router-id=10"],
+            "http://127.0.0.1:9710",
+            id="of the VRID that pods have 9650 for",
+        ),
         pytest.param(["--listen=127.0.0.1:9700"], "http://127.0.0.1:9700", id="as it is set"),
     ],
 )

@@ -20,7 +20,10 @@ from havip.commands.manifest.plan import (
 from havip.commands.manifest.text import comment
 from havip.sense.threads import LOOP_PRIORITY
 from havip.settings.sources import CONFIG_VARIABLE
+from havip.settings.values import Endpoint
 
+_PORT_OF_VRID = 9700
+"""Of a unit beside the usual one: no VRID leads from here to the usual port."""
 _HOMES = ("/home/", "/root/", "/run/user/")
 _WATCHDOG_S = 10
 """By then the address has long left the node by itself."""
@@ -132,11 +135,14 @@ def environment(plan: Plan) -> str:
 
     A variable would beat the file, whose changes the daemon is to follow. And `havip status`, which
     does not know the unit's variables, asks at the usual place: the usual unit is there, whatever
-    its VRID.
+    its VRID, and no other one.
     """
     given = dict(plan.given)
-    if plan.name == NAME and "listen" not in plan.loaded.where:
+    if "listen" not in plan.loaded.where:
         del given["listen"]
+        if plan.name != NAME:
+            lowest = min(router.virtual_router_id for router in plan.routers)
+            given["listen"] = Endpoint("127.0.0.1", _PORT_OF_VRID + lowest)
     directory = haproxy_directory(plan)
     if plan.settings.load_balancer and directory != plan.settings.load_balancer_directory:
         given["load_balancer_directory"] = directory
