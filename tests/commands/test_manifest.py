@@ -814,6 +814,46 @@ def test_backends_that_the_daemon_could_not_learn_are_refused(
     assert manifest(kind, *BALANCED, *port, *flags).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "is_refused"),
+    [
+        pytest.param(["--kube-api-server=https://127.0.0.1:8443"], True, id="the balancer"),
+        pytest.param(
+            [
+                "--kube-api-server=https://192.0.2.10:6443",
+                "--load-balancer-redirect-port=6443",
+            ],
+            True,
+            id="the port that leads to the balancer",
+        ),
+        pytest.param(
+            ["--kube-api-server=https://127.0.0.1:8443,https://192.0.2.11:6443"],
+            False,
+            id="a node's own address too",
+        ),
+        pytest.param(["--kube-api-server=https://192.0.2.10:6443"], False, id="the VIP"),
+        pytest.param(
+            ["--load-balancer-bind=vip", "--load-balancer-port=6443"],
+            False,
+            id="the Service of the cluster",
+        ),
+    ],
+)
+def test_pods_that_could_not_learn_the_backends_are_refused(
+    flags: list[str], *, is_refused: bool
+) -> None:
+    """With their service account, each of them would refuse to start."""
+    if is_refused:
+        told = refusal("daemonset", VIP, "--load-balancer", *flags)
+        assert "loadBalancerBackends auto: the API that lists the backends is asked at" in told
+        assert "where nobody answers before HAProxy has a backend" in told
+        assert "name the nodes' own addresses by kubeApiServer" in told
+    else:
+        flags = ["--load-balancer", *flags]
+        assert manifest("daemonset", VIP, *flags).returncode == 0
+    assert manifest("daemonset", *BALANCED, *flags).returncode == 0
+
+
 def test_without_a_load_balancer_the_unit_knows_no_haproxy() -> None:
     assert "haproxy" not in manifest("systemd", VIP).stdout
     assert "there is no HAProxy to run" in refusal("systemd-haproxy", VIP)

@@ -5,17 +5,19 @@ What is missing would show on the nodes otherwise, where the daemon refuses to s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from havip.commands.manifest.plan import Plan, refuse
-from havip.core.config import TlsConfig
+from havip.core.config import KubeAccess, TlsConfig
 from havip.settings.balancer import balancer_on, lacks_for_balancer, with_balancer
-from havip.settings.errors import ConfigWarning
+from havip.settings.errors import ConfigWarning, Problem
 from havip.settings.kube import LOCAL_API, Reach, access_of
 from havip.settings.lease import lacks_for_lease, lacks_to_show
 from havip.settings.values import AUTO
 
 _OF_THE_KUBECONFIG = "the kubeconfig's"
+_OF_THE_CLUSTER = "the cluster's"
 
 
 def judge_access(plan: Plan) -> tuple[ConfigWarning, ...]:
@@ -32,6 +34,19 @@ def judge_access(plan: Plan) -> tuple[ConfigWarning, ...]:
     lacks_backends = lacks_for_balancer(balancer, access)
     refuse([*lacks_for_lease(plan.loaded, reach, access, about_access), *lacks_backends])
     return (*about_access, *lacks_to_show(plan.loaded, access))
+
+
+def lacks_for_pods(plan: Plan) -> Iterator[Problem]:
+    """What pods lack to learn the backends, which have a service account wherever nothing is named.
+
+    Raises:
+        ConfigError: a backend is the balancer.
+    """
+    balancer = balancer_on(plan.loaded, ())
+    servers = plan.given.get("kube_api_server", (AUTO,))
+    if servers == (AUTO,):
+        servers = with_balancer((_OF_THE_CLUSTER,), balancer)
+    yield from lacks_for_balancer(balancer, KubeAccess(servers=servers, tls=TlsConfig()))
 
 
 def _reach(plan: Plan) -> Reach:

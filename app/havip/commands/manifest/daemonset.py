@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from havip.commands.manifest.access import lacks_for_pods
 from havip.commands.manifest.document import Document, secret_steps
 from havip.commands.manifest.places import ARCHIVE
 from havip.commands.manifest.plan import (
@@ -55,9 +56,12 @@ def daemonset(plan: Plan, *, secret: str, on_control_plane: bool) -> Document:
         secret: name of the Secret with keys and passwords, if the settings name files of them.
 
     Raises:
-        ConfigError: the settings need something that pods that are alike cannot have.
+        ConfigError: the settings need something that pods that are alike cannot have, or the API
+            lists the backends and is asked where HAProxy itself answers.
     """
-    refuse([*of_all_nodes(plan), *load_balancer_of(plan), *_nested(plan)])
+    refuse(
+        [*of_all_nodes(plan), *load_balancer_of(plan), *_nested(plan), *lacks_for_pods(plan)],
+    )
     apply = f"kubectl apply --filename {plan.name}.yaml"
     steps = (
         f"the image: on each node, ctr --namespace k8s.io images import {ARCHIVE}",
