@@ -935,6 +935,23 @@ def test_a_list_that_hosts_have_in_another_file_is_left_to_it(kind: str, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("kind", "flag"),
+    [
+        ("systemd", "--host-config"),
+        ("systemd", "--program"),
+        ("systemd-haproxy", "--host-config"),
+        ("systemd-haproxy", "--program"),
+        ("systemd-haproxy", "--haproxy"),
+    ],
+)
+@pytest.mark.parametrize("character", ["\n", "\0", "\udcff"], ids=["line", "null", "no text"])
+def test_no_path_of_the_hosts_begins_another_line(kind: str, flag: str, character: str) -> None:
+    told = refusal(kind, *BALANCED, f"{flag}=/etc/a{character}ExecStartPre=/bin/false")
+    shown = repr(character)[1:-1]
+    assert f"{flag} /etc/a{shown}ExecStartPre=/bin/false: contains a control character" in told
+
+
+@pytest.mark.parametrize(
     "kind", ["static-pod", "daemonset", "helmchart", "systemd", "systemd-haproxy"]
 )
 def test_the_manifest_chooses_the_directory(kind: str) -> None:

@@ -209,6 +209,7 @@ def plan(loaded: Loaded, arguments: argparse.Namespace) -> Plan:
         given["listen"] = Endpoint("127.0.0.1", _PORT_OF_VRID + lowest)
     problems += _inline_secrets(given)
     problems += _names(arguments)
+    problems += _files_of_hosts(arguments)
     image, about_image = _image(
         "--image",
         getattr(arguments, "image", None),
@@ -239,15 +240,6 @@ def plan(loaded: Loaded, arguments: argparse.Namespace) -> Plan:
         backends_are_in_file=(host_config != "" or loaded.file == sources.DEFAULT_FILE)
         and loaded.where.get("loadBalancerBackends", "").startswith("file "),
     )
-    if host_config and not PurePosixPath(host_config).is_absolute():
-        problems.append(
-            Problem(
-                field="--host-config",
-                value=host_config,
-                problem="is no absolute path",
-                remedy=f"name a file of the hosts, such as {CONFIG_DIRECTORY}/{made.name}.yaml",
-            )
-        )
     problems += _paths(made)
     if made.pod.metrics and settings.metrics_listen is not None:
         problems.append(
@@ -368,6 +360,23 @@ def _names(arguments: argparse.Namespace) -> Iterator[Problem]:
                 problem="is no name that Kubernetes takes",
                 remedy="use at most 53 lower-case letters, digits and hyphens, a letter first",
             )
+
+
+def _files_of_hosts(arguments: argparse.Namespace) -> Iterator[Problem]:
+    """What stands in a unit, in which a line break would begin another setting of systemd's."""
+    for attribute in ("host_config", "program", "haproxy"):
+        path: str = getattr(arguments, attribute, "")
+        problem = ""
+        if not path.isprintable():
+            problem = "contains a control character or is no valid text"
+            remedy = "write it anew"
+        elif attribute == "host_config" and path and not PurePosixPath(path).is_absolute():
+            problem = "is no absolute path"
+            name = arguments.name
+            remedy = f"name a file of the hosts, such as {CONFIG_DIRECTORY}/{name}.yaml"
+        if problem:
+            field = f"--{attribute.replace('_', '-')}"
+            yield Problem(field=field, value=path, problem=problem, remedy=remedy)
 
 
 def _image(flag: str, text: str | None, default: Image) -> tuple[Image, list[Problem]]:
