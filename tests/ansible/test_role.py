@@ -326,8 +326,12 @@ def test_haproxy_as_a_second_unit(balanced: Farm, api_servers: dict[str, Process
     assert processes(farm) == before
 
     # Of anything else it does, from host to host: both units, and their restart.
-    other = balancing(loadBalancerBackends=["h1 10.77.0.11:6443"], loadBalancerSlowStart=5)
-    assert converged(farm.play(havip_settings=other)) == dict.fromkeys(NOTHING, 3)
+    flags = ["--load-balancer-slow-start=5"]
+    other = farm.play(havip_settings=fewer, havip_manifest_flags=flags)
+    assert converged(other) == dict.fromkeys(NOTHING, 3)
+    for node in farm.nodes.values():
+        for unit in (UNIT, HAPROXY_UNIT):
+            assert "HAVIP_LOAD_BALANCER_SLOW_START=5" in node.path(unit).read_text()
     assert not {*processes(farm).values()} & {*before.values()}
     holder(farm)
 
