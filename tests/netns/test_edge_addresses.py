@@ -272,16 +272,18 @@ def test_the_end_waits_for_a_reset(
     assert str(VIP4) not in a.addresses()
 
 
+def _unsupported(_address: object) -> None:
+    """A kernel without CONFIG_INET_DIAG_DESTROY."""
+    raise OSError(errno.EOPNOTSUPP, "")
+
+
 def test_where_the_kernel_resets_nothing_the_balancer_does_before_the_address_goes(
     hosts: tuple[Netns, Netns], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, _ = hosts
     seen: list[bool] = []
 
-    def unsupported(_address: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "")
-
-    monkeypatch.setattr(connections, "reset", unsupported)
+    monkeypatch.setattr(connections, "reset", _unsupported)
     addresses = a.run(lambda: Addresses(lambda: seen.append(str(VIP4) in a.addresses())))
     for _ in range(2):
         addresses.install(install())
@@ -300,10 +302,7 @@ def test_where_the_kernel_resets_nothing_it_is_told_once_and_the_balancer_goes_o
     a, _ = hosts
     closed: list[str] = []
 
-    def unsupported(_address: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "")
-
-    monkeypatch.setattr(connections, "reset_former", unsupported)
+    monkeypatch.setattr(connections, "reset_former", _unsupported)
     addresses = a.run(lambda: Addresses(lambda: closed.append("closed")))
     for _ in range(2):
         addresses.reset_former_connections(ResetFormerConnections(address=VIP4))
