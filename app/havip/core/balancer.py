@@ -116,8 +116,9 @@ def unheard(config: NodeConfig) -> str:
         return ""
     binds = config.balancer.binds
     families = {each.version for each in binds if each.is_unspecified}
-    vips = [vip.address for each in config.routers for leg in each.legs for vip in leg.vips]
-    lacking = [each for each in vips if each not in binds and each.version not in families]
+    lacking = [
+        each for each in config.vip_addresses if each not in binds and each.version not in families
+    ]
     if not lacking:
         return ""
     return (

@@ -374,6 +374,11 @@ class NodeConfig:
     """None: no HAProxy is looked after."""
 
     @property
+    def vip_addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Of all virtual routers, in their order."""
+        return tuple(vip.address for each in self.routers for leg in each.legs for vip in leg.vips)
+
+    @property
     def shows_anything(self) -> bool:
         """Whether Kubernetes is told who holds, beside an election by Lease."""
         has_lease = any(router.holder_lease is not None for router in self.routers)

@@ -29,9 +29,7 @@ def redirect_of(config: NodeConfig) -> Redirect | None:
         return None
     return Redirect(
         table=f"havip-{config.routers[0].name.replace('/', '-')}",
-        vips=tuple(
-            vip.address for router in config.routers for leg in router.legs for vip in leg.vips
-        ),
+        vips=config.vip_addresses,
         port=balancer.redirect_port,
         to_port=balancer.port,
     )
